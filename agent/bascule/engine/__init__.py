@@ -1,0 +1,1 @@
+"""Engine floor: one thing done to the disk or the wire. No policy."""

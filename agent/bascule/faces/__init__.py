@@ -1,0 +1,1 @@
+"""Faces: who may ask, and who is told."""

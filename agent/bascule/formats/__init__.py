@@ -1,0 +1,1 @@
+"""Ground floor: bytes in, values out. No I/O, no clock, no event loop, no logging."""

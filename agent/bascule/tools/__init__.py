@@ -1,0 +1,1 @@
+"""Tools that need no daemon: `bascule payload …` and `bascule disk …`."""

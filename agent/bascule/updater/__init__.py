@@ -1,0 +1,1 @@
+"""Updater floor: when and why. Pure wherever it decides."""
