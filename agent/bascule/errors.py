@@ -157,7 +157,9 @@ def omaha_code(
     """
     number = error.number
     if number >= 3000:
-        number = next((c.number for c in type(error).__mro__ if 0 < getattr(c, "number", 0) < 3000), 1)
+        number = next(
+            (c.number for c in type(error).__mro__ if 0 < getattr(c, "number", 0) < 3000), 1
+        )
     if resumed:
         number |= RESUMED_FLAG
     if dev_mode:
@@ -346,7 +348,9 @@ class ServerRefused(ResponseInvalid):
     number = 34
     id = "omaha-refused"
     cause = "The update server refuses this host for now."
-    remedy = "Look at this host's group and its limits on the server; the next check is tried by itself."
+    remedy = (
+        "Look at this host's group and its limits on the server; the next check is tried by itself."
+    )
 
 
 class DeferredByServer(ServerRefused):
@@ -567,7 +571,9 @@ class SourceMismatch(PayloadError):
     number = 20
     id = "delta-source"
     cause = "The booted slot is not what this delta starts from."
-    remedy = "Publish a full payload; `bascule payload inspect` names the source that the delta wants."
+    remedy = (
+        "Publish a full payload; `bascule payload inspect` names the source that the delta wants."
+    )
 
 
 class TimestampTooOld(PayloadError):
@@ -597,7 +603,9 @@ class TrustError(PayloadError):
     number = 12
     id = "trust"
     cause = "The payload is not proven."
-    remedy = "Publish a signed payload and install its key; nothing on this host has become bootable."
+    remedy = (
+        "Publish a signed payload and install its key; nothing on this host has become bootable."
+    )
     exit = Exit.TRUST
 
 
@@ -625,7 +633,9 @@ class SignatureMismatch(TrustError):
     number = 18
     id = "signature"
     cause = "The payload is not signed by a key that this host trusts."
-    remedy = "Sign it with a trusted key, or install the publisher's public key in the keys directory."
+    remedy = (
+        "Sign it with a trusted key, or install the publisher's public key in the keys directory."
+    )
 
 
 class NoKeys(TrustError):
@@ -643,7 +653,9 @@ class MetadataSignatureMissing(TrustError):
     number = 39
     id = "metadata-signature-missing"
     cause = "The payload's metadata is not signed."
-    remedy = "Publish it with a metadata signature, or take `signed-metadata` out of `trust.require`."
+    remedy = (
+        "Publish it with a metadata signature, or take `signed-metadata` out of `trust.require`."
+    )
 
 
 class MetadataSignatureMismatch(TrustError):
@@ -652,7 +664,9 @@ class MetadataSignatureMismatch(TrustError):
     number = 26
     id = "metadata-signature"
     cause = "The payload's metadata is not signed by a key that this host trusts."
-    remedy = "Sign it with a trusted key, or install the publisher's public key in the keys directory."
+    remedy = (
+        "Sign it with a trusted key, or install the publisher's public key in the keys directory."
+    )
 
 
 class OpenPgpError(TrustError):
@@ -751,7 +765,9 @@ class TableError(StorageError):
     number = 3020
     id = "partition-table"
     cause = "The partition table cannot be used."
-    remedy = "Look at it with `bascule disk show`, and mend one bad copy with `bascule disk repair`."
+    remedy = (
+        "Look at it with `bascule disk show`, and mend one bad copy with `bascule disk repair`."
+    )
 
 
 class TableBroken(TableError):
