@@ -1,0 +1,89 @@
+"""The last update's fate, judged at daemon start: a pure function of ledger, booted slot and flags."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bascule.formats.slots import BootFlags, Slot, next_boot
+
+
+class Verdict(enum.Enum):
+    """What became of the last intent."""
+
+    NOTHING_PENDING = "no update is pending"
+    UNFINISHED = "an attempt was interrupted before its slot was staged"
+    WAITING = "the staged slot is the next boot"
+    ON_TRIAL = "the new slot runs and is not blessed yet"
+    UPDATED = "the new slot runs and is blessed"
+    ROLLED_BACK = "the new slot was tried and the old one runs again"
+    WITHDRAWN = "the staged slot was taken back by someone else's hand"
+
+
+class Phase(enum.Enum):
+    """How far an intent got; recorded before the step it names."""
+
+    WRITING = "writing"
+    STAGING = "staging"
+    STAGED = "staged"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What the ledger says is meant to happen.
+
+    Attributes:
+        attempt: id of the attempt.
+        version, payload: release and hex SHA-256 of its payload.
+        target: the slot that is written.
+        origin: the slot that ran at the time; `origin_version` its release.
+        boot_id: kernel boot id of the boot that staged it.
+        phase: how far it got.
+        tries: boots granted on trial.
+        at: unix seconds of the last change.
+        failure: why a boot on trial was given up, in one sentence, or "".
+        trial_boot: boot id of the boot on trial that health judged, or "".
+    """
+
+    attempt: str
+    version: str
+    payload: str
+    target: Slot
+    origin: Slot
+    origin_version: str
+    boot_id: str
+    phase: Phase
+    tries: int
+    at: int
+    failure: str = ""
+    trial_boot: str = ""
+    size: int = 0
+
+
+def judge(
+    intent: Intent | None, booted: Slot, flags: Mapping[Slot, BootFlags], boot_id: str
+) -> Verdict:
+    """The fate of `intent`.
+
+    The staged slot counts as tried only if its tries are spent: whoever boots the old slot by hand
+    leaves the try, and the update still waits.
+    """
+    if intent is None:
+        return Verdict.NOTHING_PENDING
+    target = flags.get(intent.target, BootFlags(0, 0, False))
+    if intent.phase is Phase.WRITING:
+        return Verdict.UNFINISHED
+    if booted is intent.target:
+        if intent.boot_id == boot_id:
+            return Verdict.UNFINISHED
+        return Verdict.UPDATED if target.successful else Verdict.ON_TRIAL
+    if next_boot(flags) is intent.target and not target.successful:
+        return Verdict.WAITING
+    if intent.phase is Phase.STAGING and intent.boot_id == boot_id:
+        return Verdict.UNFINISHED
+    if target.successful or target.bootable or target.priority == 0:
+        return Verdict.WITHDRAWN
+    if intent.boot_id == boot_id:
+        return Verdict.WITHDRAWN
+    return Verdict.ROLLED_BACK
