@@ -779,6 +779,15 @@ class TableBroken(TableError):
     remedy = "Do not reboot. Restore the table from a backup (`sgdisk --load-backup`), then run `bascule disk show`."
 
 
+class TableUnsound(TableError):
+    """The table is intact but contradicts itself: partitions overlap, GUIDs repeat."""
+
+    number = 3024
+    id = "partition-table-unsound"
+    cause = "The partition table contradicts itself."
+    remedy = "Correct the partitions that the detail names; `sgdisk -v` shows every conflict."
+
+
 class SlotsNotFound(TableError):
     """The slots could not be identified on the disk."""
 
