@@ -80,10 +80,7 @@ def judge(
         return Verdict.UPDATED if target.successful else Verdict.ON_TRIAL
     if next_boot(flags) is intent.target and not target.successful:
         return Verdict.WAITING
-    if intent.phase is Phase.STAGING and intent.boot_id == boot_id:
-        return Verdict.UNFINISHED
-    if target.successful or target.bootable or target.priority == 0:
-        return Verdict.WITHDRAWN
-    if intent.boot_id == boot_id:
-        return Verdict.WITHDRAWN
-    return Verdict.ROLLED_BACK
+    spent = target.priority > 0 and not target.bootable
+    if intent.boot_id != boot_id and spent:
+        return Verdict.ROLLED_BACK
+    return Verdict.UNFINISHED if intent.phase is Phase.STAGING else Verdict.WITHDRAWN
