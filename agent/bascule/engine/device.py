@@ -1,23 +1,21 @@
-"""Where the bytes of a part lie."""
+"""Runs of bytes on block devices, disk images and plain files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Region"]
-
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A run of bytes in a block device, a disk image or a plain file.
+    """A run of bytes that holds one part of a slot.
 
     Attributes:
-        path: the device node or file.
-        offset: first byte within `path`.
-        size: bytes; None means up to the end of `path`.
-        file: a plain file of its own (a kernel on /boot): written under a temporary name,
-            flushed and renamed, and cut to the size of what it holds.
+        path: block device, disk image or plain file.
+        offset: bytes from the start of `path`.
+        size: bytes, or None for "to the end".
+        file: the part is a file of its own: written under a temporary name in the same folder,
+            cut to size, flushed, renamed.
     """
 
     path: Path
