@@ -261,6 +261,26 @@ class ErrandCrashed(BasculeError):
     remedy = "It is tried again at the next check; read `updatectl logs` for its last words."
 
 
+class BusUnreachable(BasculeError):
+    """The daemon's side: no bus to connect to, or its policy refuses the name."""
+
+    number = 3010
+    id = "bus-unreachable"
+    cause = "The message bus cannot be used."
+    remedy = "Check that dbus runs and that Bascule's bus policy is installed, then `systemctl restart bascule`."
+    exit = Exit.NO_DAEMON
+
+
+class BusNameTaken(BasculeError):
+    """Another program owns a name that Bascule must own; `detail` tells which and who."""
+
+    number = 3011
+    id = "bus-name-taken"
+    cause = "Another program owns Bascule's name on the message bus."
+    remedy = "Stop the program named here (Flatcar's own agent: `systemctl disable --now update-engine`), then `systemctl restart bascule`."
+    exit = Exit.BUSY
+
+
 # ── server ───────────────────────────────────────────────────────────────────────────────────
 
 
