@@ -56,7 +56,13 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 """(state, event) → state. A pair that is not here cannot happen."""
 
 INSTALLING = frozenset(
-    {_S.CHECKING_FOR_UPDATE, _S.UPDATE_AVAILABLE, _S.DOWNLOADING, _S.FINALIZING, _S.REPORTING_ERROR_EVENT}
+    {
+        _S.CHECKING_FOR_UPDATE,
+        _S.UPDATE_AVAILABLE,
+        _S.DOWNLOADING,
+        _S.FINALIZING,
+        _S.REPORTING_ERROR_EVENT,
+    }
 )
 """States in which an errand is under way."""
 

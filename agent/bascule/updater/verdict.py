@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from bascule.formats.slots import BootFlags, Slot, next_boot
+from bascule.updater.intent import Intent, Phase
 
 
 class Verdict(enum.Enum):
@@ -19,46 +19,6 @@ class Verdict(enum.Enum):
     UPDATED = "the new slot runs and is blessed"
     ROLLED_BACK = "the new slot was tried and the old one runs again"
     WITHDRAWN = "the staged slot was taken back by someone else's hand"
-
-
-class Phase(enum.Enum):
-    """How far an intent got; recorded before the step it names."""
-
-    WRITING = "writing"
-    STAGING = "staging"
-    STAGED = "staged"
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """What the ledger says is meant to happen.
-
-    Attributes:
-        attempt: id of the attempt.
-        version, payload: release and hex SHA-256 of its payload.
-        target: the slot that is written.
-        origin: the slot that ran at the time; `origin_version` its release.
-        boot_id: kernel boot id of the boot that staged it.
-        phase: how far it got.
-        tries: boots granted on trial.
-        at: unix seconds of the last change.
-        failure: why a boot on trial was given up, in one sentence, or "".
-        trial_boot: boot id of the boot on trial that health judged, or "".
-    """
-
-    attempt: str
-    version: str
-    payload: str
-    target: Slot
-    origin: Slot
-    origin_version: str
-    boot_id: str
-    phase: Phase
-    tries: int
-    at: int
-    failure: str = ""
-    trial_boot: str = ""
-    size: int = 0
 
 
 def judge(

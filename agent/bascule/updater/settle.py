@@ -1,0 +1,112 @@
+"""What a verdict does to the ledger, and how it is told in one sentence. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bascule.engine.ledger import Record
+from bascule.formats.version import newest
+from bascule.updater.intent import Intent, Phase
+from bascule.updater.verdict import Verdict
+
+
+def settle(record: Record, verdict: Verdict, now: int) -> Record:
+    """The ledger after `verdict` was acted on. Idempotent: settling twice changes nothing more.
+
+    Args:
+        now: unix seconds.
+    """
+    intent = Intent.from_dict(record.intent)
+    if intent is None:
+        return record if record.intent is None else dataclasses.replace(record, intent=None)
+    told = {
+        "verdict": verdict.name,
+        "attempt": intent.attempt,
+        "version": intent.version,
+        "origin_version": intent.origin_version,
+        "slot": intent.target.name,
+        "payload": intent.payload,
+        "failure": intent.failure,
+        "at": now,
+    }
+    match verdict:
+        case Verdict.WAITING:
+            staged = dataclasses.replace(intent, phase=Phase.STAGED)
+            return dataclasses.replace(
+                record, intent=staged.as_dict(), previous_version=intent.origin_version
+            )
+        case Verdict.ON_TRIAL:
+            return record
+        case Verdict.UPDATED:
+            return dataclasses.replace(
+                record,
+                intent=None,
+                verdict=told,
+                floor=intent.version
+                if intent.lowers_floor
+                else newest(record.floor, intent.version),
+                last_updated=now,
+                releases={**record.releases, intent.target.name: intent.version},
+                quarantine={k: v for k, v in record.quarantine.items() if k != intent.payload},
+            )
+        case Verdict.ROLLED_BACK:
+            reason = intent.failure or "it did not boot far enough to say why"
+            return quarantine(
+                dataclasses.replace(record, intent=None, verdict=told),
+                intent.payload,
+                version=intent.version,
+                kind="boot",
+                reason=reason,
+                now=now,
+            )
+        case Verdict.WITHDRAWN:
+            return dataclasses.replace(record, intent=None, verdict=told, previous_version="")
+        case _:
+            return dataclasses.replace(record, intent=None)
+
+
+def quarantine(
+    record: Record, payload: str, *, version: str, kind: str, reason: str, now: int
+) -> Record:
+    """Refuse `payload` (hex SHA-256) from now on.
+
+    Args:
+        kind: ``boot``, ``verify``, ``postinst`` or ``operator``.
+    """
+    entry = {"version": version, "kind": kind, "reason": reason, "at": now, "until": 0}
+    return dataclasses.replace(record, quarantine={**record.quarantine, payload: entry})
+
+
+def sentence(verdict: Verdict, told: Mapping[str, Any], clock_text: str = "") -> str:
+    """One plain sentence for an operator.
+
+    Args:
+        told: version, origin_version and failure, as in `Record.verdict` or an intent's JSON form.
+        clock_text: when it happened, in local time, or "".
+    """
+    version = told.get("version") or "the new release"
+    origin = told.get("origin_version") or "the old one"
+    since = f" since {clock_text}" if clock_text else ""
+    match verdict:
+        case Verdict.WAITING:
+            return f"Release {version} is staged and starts with the next reboot."
+        case Verdict.ON_TRIAL:
+            return (
+                f"Release {version} is on trial; {origin} comes back if it does not prove itself."
+            )
+        case Verdict.UPDATED:
+            return f"Updated from {origin} to {version}{since}."
+        case Verdict.ROLLED_BACK:
+            why = told.get("failure") or "it never reached its health checks"
+            return (
+                f"Release {version} did not boot healthy ({why}); back on {origin}{since}; "
+                f"{version} will not be tried again."
+            )
+        case Verdict.WITHDRAWN:
+            return f"Release {version} was staged, but someone chose {origin} by hand; nothing is pending."
+        case Verdict.UNFINISHED:
+            return f"The installation of {version} was interrupted; it goes on at the next check."
+        case _:
+            return "No update is pending."
