@@ -1,0 +1,425 @@
+"""Omaha v3 responses: hostile bytes in, an `Offer` or a typed refusal out.
+
+Format source: reference flatcar.md 2.4–2.5; error numbers are the original's (30, 31, 34, 36).
+Server addresses, names and digests are checked here once, so that nothing behind this module
+needs to look at them again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from xml.etree.ElementTree import Element, TreeBuilder
+
+from bascule.errors import (
+    DeferredByServer,
+    ResponseEmpty,
+    ResponseInvalid,
+    ResponseNotXml,
+    ServerRefused,
+)
+from bascule.formats.omaha_words import refusal
+
+MAX_BODY = 1 << 20
+"""Bytes of a response that are looked at at most."""
+
+MAX_DEPTH = 16
+MAX_ELEMENTS = 4096
+MAX_URLS = 32
+MAX_PACKAGES = 256
+MAX_NAME = 1024
+MAX_URL = 8192
+MAX_SIZE = 1 << 62
+DEFAULT_MAX_FAILURES = 10
+
+_SMALLEST_RSA_SIGNATURE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A further package of the offer (system extensions), which only the postinstall hook reads.
+
+    Attributes:
+        size: bytes, 0 where the server does not say.
+        sha256: 32 bytes, or None where the server does not say.
+        required: the server marks it as indispensable.
+    """
+
+    name: str
+    size: int
+    sha256: bytes | None
+    required: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; digests in hexadecimal."""
+        return {
+            "name": self.name,
+            "size": self.size,
+            "sha256": self.sha256.hex() if self.sha256 is not None else None,
+            "required": self.required,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the server offers: one payload and where it lies.
+
+    Attributes:
+        version: informational; may be "".
+        urls: complete addresses of the payload, in the server's order, http or https only.
+        name: the payload's file name (may have a query string).
+        size: bytes of the whole payload file, signature included.
+        sha256: of the whole payload file, 32 bytes.
+        is_delta: the payload needs the running release as its source.
+        max_failures: transient failures per URL before the next one is used, at least 1.
+        disable_backoff: the server asks that failed payloads be tried again at once.
+        metadata_size: bytes of header and manifest, or None.
+        metadata_signature: raw RSA signature over the metadata, or None; never without the size.
+        packages: everything but the payload.
+        attributes: what the server said on ``manifest`` and on the postinstall action, as it stands.
+    """
+
+    version: str
+    urls: tuple[str, ...]
+    name: str
+    size: int
+    sha256: bytes
+    is_delta: bool = False
+    max_failures: int = DEFAULT_MAX_FAILURES
+    disable_backoff: bool = False
+    metadata_size: int | None = None
+    metadata_signature: bytes | None = None
+    packages: tuple[Package, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form, as the errand hands it to the daemon; bytes in hexadecimal."""
+        signature = self.metadata_signature
+        return {
+            "version": self.version,
+            "urls": list(self.urls),
+            "name": self.name,
+            "size": self.size,
+            "sha256": self.sha256.hex(),
+            "is_delta": self.is_delta,
+            "max_failures": self.max_failures,
+            "disable_backoff": self.disable_backoff,
+            "metadata_size": self.metadata_size,
+            "metadata_signature": signature.hex() if signature is not None else None,
+            "packages": [package.as_dict() for package in self.packages],
+            "attributes": dict(self.attributes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Offer:
+        """Rebuild an offer that crossed a pipe. Raises ValueError, KeyError or TypeError."""
+        signature = data["metadata_signature"]
+        return cls(
+            version=str(data["version"]),
+            urls=tuple(str(url) for url in data["urls"]),
+            name=str(data["name"]),
+            size=int(data["size"]),
+            sha256=bytes.fromhex(data["sha256"]),
+            is_delta=bool(data["is_delta"]),
+            max_failures=int(data["max_failures"]),
+            disable_backoff=bool(data["disable_backoff"]),
+            metadata_size=data["metadata_size"],
+            metadata_signature=bytes.fromhex(signature) if signature is not None else None,
+            packages=tuple(
+                Package(
+                    str(p["name"]),
+                    int(p["size"]),
+                    bytes.fromhex(p["sha256"]) if p["sha256"] is not None else None,
+                    bool(p["required"]),
+                )
+                for p in data["packages"]
+            ),
+            attributes={str(k): str(v) for k, v in data["attributes"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response that can be used.
+
+    Attributes:
+        offer: None means: nothing newer for this host.
+        poll_interval: seconds to the next check as the server wishes, or None.
+        server: what the server calls itself.
+    """
+
+    offer: Offer | None
+    poll_interval: int | None = None
+    server: str = ""
+
+
+def parse_response(body: bytes, *, max_body: int = MAX_BODY) -> Response:
+    """Read the answer to an update check.
+
+    Raises:
+        ResponseEmpty: 30, no bytes.
+        ResponseNotXml: 31, not well-formed, a DTD or an entity, too large, too deep.
+        ServerRefused: 34, the server answered with an error status of its own.
+        DeferredByServer: 36, the same for a limit or switch of the server's.
+        ResponseInvalid: 34, anything that an answer must have is missing or cannot be trusted.
+
+    Refusals carry ``status`` and ``poll_interval`` in their context: the server's wish for the next
+    check holds for them too.
+    """
+    root = _parse(body, max_body)
+    if root.tag != "response":
+        raise ResponseInvalid(f"the document is <{_clip(root.tag)}>, not <response>")
+    apps = root.findall("app")
+    found = next(
+        ((app, check) for app in apps for check in app.findall("updatecheck")),
+        None,
+    )
+    if found is None:
+        refused = next((app.get("status", "ok") for app in apps), "ok")
+        if refused != "ok":
+            raise _refused(refused, None)
+        raise ResponseInvalid("it holds no answer to the update check")
+    app, check = found
+    poll_interval = _poll_interval(check.get("PollInterval"))
+    server = _clip(root.get("server", ""))
+    status = check.get("status")
+    if status is None:
+        raise ResponseInvalid("the update check has no status", poll_interval=poll_interval)
+    if status == "noupdate":
+        return Response(None, poll_interval, server)
+    if status != "ok":
+        told = app.get("status", "ok")
+        raise _refused(told if told not in ("ok", "") else status, poll_interval)
+    return Response(_offer(check), poll_interval, server)
+
+
+def server_words(body: bytes) -> str:
+    """What the body of an HTTP error answer says, in plain words, or "" if it says nothing.
+
+    go-omaha puts an Omaha document into its 400 and 500 answers.
+    """
+    try:
+        root = _parse(body, MAX_BODY)
+    except (ResponseEmpty, ResponseNotXml):
+        return ""
+    if root.tag != "response":
+        return ""
+    statuses = [app.get("status", "ok") for app in root.findall("app")]
+    statuses += [check.get("status", "ok") for check in root.findall("app/updatecheck")]
+    bad = next((s for s in statuses if s not in ("ok", "noupdate", "")), None)
+    return f"{refusal(bad).sentence} ({_clip(bad)})" if bad is not None else ""
+
+
+def _refused(status: str, poll_interval: int | None) -> ServerRefused:
+    meaning = refusal(status)
+    kind = DeferredByServer if meaning.deferred else ServerRefused
+    return kind(
+        f"{meaning.sentence} ({_clip(status)})", status=_clip(status), poll_interval=poll_interval
+    )
+
+
+class _BoundedBuilder(TreeBuilder):
+    """Builds the tree until it gets too deep or too large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+        self._elements = 0
+
+    def start(self, tag: Any, attrs: Any, /) -> Element:
+        self._depth += 1
+        self._elements += 1
+        if self._depth > MAX_DEPTH:
+            raise ResponseNotXml(f"its elements are nested more than {MAX_DEPTH} deep")
+        if self._elements > MAX_ELEMENTS:
+            raise ResponseNotXml(f"it has more than {MAX_ELEMENTS} elements")
+        return super().start(tag, attrs)
+
+    def end(self, tag: Any, /) -> Element:
+        self._depth -= 1
+        return super().end(tag)
+
+
+def _parse(body: bytes, max_body: int) -> Element:
+    if not body:
+        raise ResponseEmpty()
+    if len(body) > max_body:
+        raise ResponseNotXml(f"it is longer than {max_body} bytes")
+    flat = body.replace(b"\0", b"")
+    for forbidden in (b"<!DOCTYPE", b"<!ENTITY"):
+        if forbidden in flat:
+            raise ResponseNotXml(f"it contains {forbidden.decode()}, which no Omaha server sends")
+    from defusedxml.common import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser, ParseError
+
+    parser = DefusedXMLParser(target=_BoundedBuilder(), forbid_dtd=True)
+    try:
+        parser.feed(body)
+        root = parser.close()
+    except ParseError as e:
+        hint = _web_page_hint(body)
+        raise ResponseNotXml(f"{e}{hint}") from None
+    except (DefusedXmlException, ValueError, LookupError) as e:
+        raise ResponseNotXml(_clip(str(e))) from None
+    if not isinstance(root, Element):
+        raise ResponseNotXml("it holds no element")
+    return root
+
+
+def _web_page_hint(body: bytes) -> str:
+    return "; it looks like a web page" if b"<html" in body[:4096].lower() else ""
+
+
+def _offer(check: Element) -> Offer:
+    manifest = check.find("manifest")
+    if manifest is None:
+        raise ResponseInvalid("it says that there is an update, but holds no manifest")
+    codebases = [url.get("codebase", "") for url in check.findall("urls/url")]
+    if not codebases:
+        raise ResponseInvalid("it names no address to download from")
+    if len(codebases) > MAX_URLS:
+        raise ResponseInvalid(f"it names more than {MAX_URLS} addresses")
+    packages = manifest.findall("packages/package")
+    if not packages:
+        raise ResponseInvalid("its manifest lists no package")
+    if len(packages) > MAX_PACKAGES:
+        raise ResponseInvalid(f"its manifest lists more than {MAX_PACKAGES} packages")
+    name = _name(packages[0].get("name", ""))
+    size = _number(packages[0].get("size"))
+    if not size:
+        raise ResponseInvalid("the payload's size is missing, zero or not a number")
+    action = next(
+        (a for a in manifest.findall("actions/action") if a.get("event") == "postinstall"), None
+    )
+    if action is None:
+        raise ResponseInvalid("its manifest has no postinstall action")
+    metadata_size, metadata_signature = _metadata(action)
+    max_failures = _number(action.get("MaxFailureCountPerUrl"))
+    return Offer(
+        version=_version(manifest.get("version", "")),
+        urls=tuple(_address(codebase, name) for codebase in codebases),
+        name=name,
+        size=size,
+        sha256=_digest(action.get("sha256", "")),
+        is_delta=action.get("IsDeltaPayload") == "true",
+        max_failures=DEFAULT_MAX_FAILURES if max_failures is None else max(1, max_failures),
+        disable_backoff=action.get("DisablePayloadBackoff") == "true",
+        metadata_size=metadata_size,
+        metadata_signature=metadata_signature,
+        packages=tuple(_package(element) for element in packages[1:]),
+        attributes={**manifest.attrib, **action.attrib},
+    )
+
+
+def _package(element: Element) -> Package:
+    return Package(
+        name=_name(element.get("name", "")),
+        size=_number(element.get("size")) or 0,
+        sha256=_hex_digest(element.get("hash_sha256", "")),
+        required=element.get("required") == "true",
+    )
+
+
+def _metadata(action: Element) -> tuple[int | None, bytes | None]:
+    """``MetadataSize`` and ``MetadataSignatureRsa``, both or neither.
+
+    The original ignores them, and servers in the field carry placeholders there (six bytes of
+    "signature", a size of 190). So what cannot be an RSA signature counts as not said; a host
+    that insists on metadata signatures refuses such an offer later, by policy.
+    """
+    size = _number(action.get("MetadataSize"))
+    text = action.get("MetadataSignatureRsa", "")
+    try:
+        signature = base64.b64decode(text.encode(), validate=True)
+    except (binascii.Error, ValueError):
+        return None, None
+    if not size or len(signature) < _SMALLEST_RSA_SIGNATURE:
+        return None, None
+    return size, signature
+
+
+def _digest(text: str) -> bytes:
+    if not text:
+        raise ResponseInvalid("the payload's sha256 is missing")
+    try:
+        raw = base64.b64decode(text.encode(), validate=True)
+    except (binascii.Error, ValueError):
+        raise ResponseInvalid("the payload's sha256 is not base64") from None
+    if len(raw) != 32 or base64.b64encode(raw).decode() != text:
+        raise ResponseInvalid("the payload's sha256 is not the base64 of 32 bytes")
+    return raw
+
+
+def _hex_digest(text: str) -> bytes | None:
+    return bytes.fromhex(text) if re.fullmatch(r"[0-9a-fA-F]{64}", text) else None
+
+
+def _number(text: str | None) -> int | None:
+    """An unsigned decimal number, or None where there is none."""
+    if text is None or not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        return None
+    value = int(text)
+    return value if value <= MAX_SIZE else None
+
+
+def _poll_interval(text: str | None) -> int | None:
+    seconds = _number(text)
+    return min(seconds, 10 * 366 * 86400) if seconds else None
+
+
+def _version(text: str) -> str:
+    if len(text) > 128 or not text.isprintable():
+        raise ResponseInvalid("the release's version is not a version")
+    return text
+
+
+def _name(name: str) -> str:
+    """A package's name, which is appended to a codebase and which hooks use as a file name."""
+    path = name.partition("?")[0]
+    segments = re.split(r"[/\\]", unquote(path))
+    if not name:
+        raise ResponseInvalid("a package has no name")
+    if (
+        len(name) > MAX_NAME
+        or not _plain(name)
+        or "#" in name
+        or "\\" in name
+        or not all(unquote(path).isprintable() and s not in ("", ".", "..") for s in segments)
+    ):
+        raise ResponseInvalid(f"a package's name is not a file name: {_clip(name)!r}")
+    return name
+
+
+def _address(codebase: str, name: str) -> str:
+    """Codebase + "/" if it lacks one + name, as the original joins them."""
+    if not codebase:
+        raise ResponseInvalid("an address to download from is empty")
+    shown = _clip(codebase)
+    if not _plain(codebase) or "#" in codebase or "\\" in codebase or len(codebase) > MAX_URL:
+        raise ResponseInvalid(f"an address to download from is malformed: {shown!r}")
+    try:
+        parts = urlsplit(codebase)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ResponseInvalid(f"an address to download from is malformed: {shown!r}") from None
+    if parts.scheme not in ("http", "https"):
+        raise ResponseInvalid(f"an address to download from is neither http nor https: {shown!r}")
+    if not host:
+        raise ResponseInvalid(f"an address to download from names no host: {shown!r}")
+    if "@" in parts.netloc and parts.scheme != "https":
+        raise ResponseInvalid("an address to download from carries a password over plain http")
+    return codebase + ("" if codebase.endswith("/") else "/") + name
+
+
+def _plain(text: str) -> bool:
+    return text.isprintable() and not any(c.isspace() for c in text)
+
+
+def _clip(text: str, limit: int = 120) -> str:
+    safe = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return safe if len(safe) <= limit else safe[:limit] + "…"
