@@ -1,0 +1,412 @@
+"""One attempt, told in order: ask, plan, clear, stream, prove, read back, stage, report.
+
+Runs in the errand. Every line that a power cut could follow leaves the ledger telling the truth
+about the slots: the intent is durable before the slot changes, the slot is proven before it is
+staged, and it is called staged only after the flip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bascule.engine.boot import BootBackend, ClearedSlot
+from bascule.engine.ledger import Ledger, Record
+from bascule.errors import (
+    BasculeError,
+    DeferredByServer,
+    PostinstallFailed,
+    ServerError,
+    SignatureMismatch,
+    SignatureMissing,
+    Stopped,
+    omaha_code,
+)
+from bascule.formats.omaha import (
+    Client,
+    Offer,
+    OmahaEvent,
+    Response,
+    build_request,
+    check_event,
+    parse_response,
+)
+from bascule.updater import payload_state
+from bascule.updater.intent import Intent, Phase
+from bascule.updater.outbox import Outbox, Post
+from bascule.updater.plan import InstallPlan, make_plan
+from bascule.updater.settle import quarantine
+
+if TYPE_CHECKING:
+    from bascule.engine.stream import Installed
+    from bascule.engine.verify import VerifiedSlot
+
+DEFERRALS = frozenset({35, 36, 40})
+"""Codes that are reported as result 9 (deferred), not 0 (failed) (reference 2.3)."""
+
+Say = Callable[..., None]
+
+
+class Hands(Protocol):
+    """What an attempt needs done to disk and wire; the errand gives it real ones."""
+
+    async def stream(self, plan: InstallPlan, cleared: ClearedSlot) -> Installed:
+        """Fetch and apply the payload; returns what is proven. Raises many."""
+        ...
+
+    async def read_back(self, plan: InstallPlan, installed: Installed) -> VerifiedSlot:
+        """Read the whole slot from the medium. Raises SlotMismatch."""
+        ...
+
+    async def postinstall(self, plan: InstallPlan, installed: Installed) -> bool:
+        """Run the new image's own step; True if there was one. Raises PostinstallFailed."""
+        ...
+
+    async def baseline(self) -> Mapping[str, Any]:
+        """Health of the running release, recorded before the reboot; {} where it is not asked."""
+        ...
+
+    def resumable(self, plan: InstallPlan) -> bool:
+        """Whether a checkpoint of this very payload exists."""
+        ...
+
+    def remember_response(self, body: bytes, previous_version: str) -> None:
+        """Write Flatcar's prefs that a postinst reads (reference 6.4)."""
+        ...
+
+    def mark_staged(self) -> None:
+        """Write the markers that other programs watch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What policy says about this one errand.
+
+    Attributes:
+        running: the running release.
+        boot_id: this boot.
+        tries: boots that a new release gets.
+        interactive: somebody asked; False for the schedule.
+        install: False to report an offer and leave it.
+        custom_server: sets bit 28 of error codes (reference 2.3).
+        dev_mode: /root/.dev_mode exists: no back-off, bit 29.
+        allow_downgrade, wanted: as in `plan.make_plan`.
+        now: the operator overrides back-off.
+        on_trial: the running slot is not blessed yet: nothing may be reported about it.
+    """
+
+    running: str
+    boot_id: str
+    tries: int
+    interactive: bool
+    install: bool
+    custom_server: bool
+    dev_mode: bool = False
+    allow_downgrade: bool = False
+    wanted: str = ""
+    now: bool = False
+    on_trial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an errand ended well.
+
+    Attributes:
+        result: ``no-update``, ``available`` or ``staged``.
+        facts: for `--json` and history.
+    """
+
+    result: str
+    facts: Mapping[str, Any]
+
+
+class Attempt:
+    """One errand from the first question to the last report.
+
+    Args:
+        say: called as ``say(word, **fields)``; the errand prints it for the daemon.
+        jitter: uniform in [0, 1), for back-off.
+    """
+
+    def __init__(
+        self,
+        *,
+        attempt: str,
+        client: Client,
+        post: Post,
+        ledger: Ledger,
+        boot: BootBackend,
+        hands: Hands,
+        terms: Terms,
+        say: Say,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._attempt = attempt
+        self._client = client
+        self._post = post
+        self._ledger = ledger
+        self._boot = boot
+        self._hands = hands
+        self._terms = terms
+        self._say = say
+        self._clock = clock
+        self._jitter = jitter
+        self._resumed = False
+        source = "ondemandupdate" if terms.interactive else "scheduler"
+        self._source = source
+        self._outbox = Outbox(ledger, client, post, source)
+
+    # ── the story ────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, offer: Offer | None = None) -> Outcome:
+        """Ask the server (unless an offer is given), and install what it offers if policy says so.
+
+        Raises:
+            BasculeError: what went wrong; the server has been told, or will be.
+        """
+        try:
+            if offer is None:
+                offer = await self.ask()
+            if offer is None:
+                return Outcome("no-update", {"why": "the server has nothing newer"})
+            self._say(
+                "event",
+                event="OFFER_TAKEN",
+                new_version=offer.version,
+                new_size=offer.size,
+                bytes_total=offer.size,
+                attempt=self._attempt,
+                phase="plan",
+            )
+            plan = await self.plan(offer)
+            if not self._terms.install:
+                return Outcome("available", {"version": offer.version, "size": offer.size})
+            return await self.install(plan)
+        except (Stopped, asyncio.CancelledError):
+            raise
+        except BasculeError as error:
+            await self._report(error, offer)
+            raise
+
+    async def ping(self) -> None:
+        """Tell the server that this host lives and waits for its reboot. Raises ServerError."""
+        await self._outbox.deliver()
+        await self._post(build_request(self._client, ping=True, installsource=self._source))
+
+    async def ask(self) -> Offer | None:
+        """One update check. Raises ServerError."""
+        await self._outbox.deliver()
+        record = await asyncio.to_thread(self._ledger.read)
+        events = []
+        if not self._terms.on_trial:
+            events.append(check_event(record.previous_version, self._terms.running))
+        body = build_request(
+            self._client, ping=True, updatecheck=True, events=events, installsource=self._source
+        )
+        answer = await self._post(body)
+        try:
+            response = parse_response(answer)
+        finally:
+            # The server has the event now, whatever it answered; and a postinst may want the body.
+            previous = record.previous_version if self._terms.on_trial else ""
+            await asyncio.to_thread(
+                self._hands.remember_response, answer, record.previous_version or ""
+            )
+            await asyncio.to_thread(self._ledger.set, previous_version=previous)
+        await self._checked(response)
+        return response.offer
+
+    async def _checked(self, response: Response) -> None:
+        now = int(self._clock())
+        offer = response.offer
+        words = f"offers {offer.version}" if offer else "nothing newer"
+        await asyncio.to_thread(
+            self._ledger.set,
+            last_checked=now,
+            poll_interval=response.poll_interval or 0,
+            last_answer=words,
+        )
+        self._say("checked", at=now, answer=words)
+
+    async def plan(self, offer: Offer) -> InstallPlan:
+        """Decide, and remember the offer for back-off. Raises PolicyRefusal, BootError."""
+        flags = await asyncio.to_thread(self._boot.flags)
+        terms = self._terms
+        kept: dict[str, payload_state.PayloadState] = {}
+
+        def change(record: Record) -> Record:
+            state = payload_state.take_offer(
+                payload_state.PayloadState.from_dict(record.payload_state), offer, self._clock()
+            )
+            kept["state"] = state
+            return replace(record, payload_state=state.as_dict())
+
+        record = await asyncio.to_thread(self._ledger.update, change)
+        plan = make_plan(
+            offer,
+            attempt=self._attempt,
+            record=record,
+            running=terms.running,
+            booted=self._boot.booted,
+            flags=flags,
+            allow_downgrade=terms.allow_downgrade,
+            wanted=terms.wanted or record.pin,
+        )
+        if not (terms.now or terms.dev_mode):
+            payload_state.refuse_if_backing_off(kept["state"], offer, self._clock())
+        return plan
+
+    async def install(self, plan: InstallPlan) -> Outcome:
+        """Carry `plan` out up to the staged slot. Raises many; nothing is bootable unless it returns."""
+        self._resumed = await asyncio.to_thread(self._hands.resumable, plan)
+        began = self._clock()
+        cleared = await asyncio.to_thread(self._clear, plan)
+        await self._outbox.say(OmahaEvent(13, 1))
+
+        installed = await self._hands.stream(plan, cleared)
+        self._say("event", event="PAYLOAD_PROVEN", phase="verify")
+        await self._outbox.say(OmahaEvent(14, 1))
+        proven = self._clock()
+
+        verified = await self._hands.read_back(plan, installed)
+        self._say("phase", phase="postinstall")
+        await self._hands.postinstall(plan, installed)
+        baseline = await self._hands.baseline()
+
+        self._say("phase", phase="stage")
+        # From here to the end nothing may be interrupted halfway by a stop: it is a matter of
+        # milliseconds, and a staged slot that nobody knows of is what the ledger exists to prevent.
+        await asyncio.shield(asyncio.to_thread(self._stage, plan, verified, baseline))
+        await self._outbox.say(OmahaEvent(3, 1))
+        facts = {
+            "version": plan.offer.version,
+            "slot": plan.target.name,
+            "resumed": installed.resumed,
+            "download_s": round(proven - began, 3),
+            "total_s": round(self._clock() - began, 3),
+            **dataclasses.asdict(installed.stats),
+        }
+        return Outcome("staged", facts)
+
+    # ── dangerous steps, in order ────────────────────────────────────────────────────────────
+
+    def _intent(self, plan: InstallPlan, phase: Phase) -> Intent:
+        return Intent(
+            attempt=plan.attempt,
+            version=plan.offer.version,
+            payload=plan.offer.sha256.hex(),
+            target=plan.target,
+            origin=plan.origin,
+            origin_version=plan.running,
+            boot_id=self._terms.boot_id,
+            phase=phase,
+            tries=self._terms.tries,
+            at=int(self._clock()),
+            size=plan.offer.size,
+            lowers_floor=plan.lowers_floor,
+        )
+
+    def _clear(self, plan: InstallPlan) -> ClearedSlot:
+        self._ledger.update(
+            lambda r: replace(
+                r,
+                intent=self._intent(plan, Phase.WRITING).as_dict(),
+                releases={k: v for k, v in r.releases.items() if k != plan.target.name},
+            )
+        )
+        return self._boot.clear(plan.target)
+
+    def _stage(
+        self, plan: InstallPlan, verified: VerifiedSlot, baseline: Mapping[str, Any]
+    ) -> None:
+        self._ledger.set(
+            intent=self._intent(plan, Phase.STAGING).as_dict(), baseline=dict(baseline)
+        )
+        self._boot.stage(verified, self._terms.tries)
+        done = self._intent(plan, Phase.STAGED).as_dict()
+
+        def change(record: Record) -> Record:
+            state = payload_state.downloaded(
+                payload_state.PayloadState.from_dict(record.payload_state),
+                plan.offer,
+                self._clock(),
+                self._jitter(),
+            )
+            return replace(
+                record, intent=done, previous_version=plan.running, payload_state=state.as_dict()
+            )
+
+        self._ledger.update(change)
+        self._hands.mark_staged()
+
+    # ── failure ──────────────────────────────────────────────────────────────────────────────
+
+    async def _report(self, error: BasculeError, offer: Offer | None) -> None:
+        """Tell ledger and server what went wrong. The error itself goes on to the caller."""
+        terms = self._terms
+        self._say("event", event="FAILED", phase="")
+        now = int(self._clock())
+
+        def change(record: Record) -> Record:
+            intent = Intent.from_dict(record.intent)
+            if (
+                intent is not None
+                and intent.attempt == self._attempt
+                and intent.phase is Phase.WRITING
+            ):
+                record = replace(record, intent=None)
+            if offer is not None:
+                state = payload_state.PayloadState.from_dict(record.payload_state)
+                record = replace(
+                    record,
+                    payload_state=payload_state.failed(
+                        state, offer, error.number, self._clock(), self._jitter()
+                    ).as_dict(),
+                )
+                kind = quarantine_kind(error)
+                if kind:
+                    record = quarantine(
+                        record,
+                        offer.sha256.hex(),
+                        version=offer.version,
+                        kind=kind,
+                        reason=str(error),
+                        now=now,
+                    )
+            elif isinstance(error, ServerError):
+                record = replace(record, last_answer=str(error))
+            return record
+
+        with contextlib.suppress(BasculeError):
+            await asyncio.to_thread(self._ledger.update, change)
+        if isinstance(error, DeferredByServer):
+            return
+        code = omaha_code(
+            error,
+            resumed=self._resumed,
+            dev_mode=terms.dev_mode,
+            custom_server=terms.custom_server,
+        )
+        result = 9 if error.number in DEFERRALS else 0
+        with contextlib.suppress(BasculeError):
+            await self._outbox.say(OmahaEvent(3, result, errorcode=code))
+
+
+def quarantine_kind(error: BasculeError) -> str:
+    """Why this payload must not be tried again, or "" if the fault may lie elsewhere.
+
+    A payload counts as bad only where all its bytes were the announced ones: a damaged download, a
+    failing disk or a missing key are not the release's fault.
+    """
+    if isinstance(error, SignatureMissing | SignatureMismatch):
+        return "verify"
+    if isinstance(error, PostinstallFailed):
+        return "postinst"
+    return ""
