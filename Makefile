@@ -1,0 +1,47 @@
+# Bascule. Two commands matter on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+VENV  := .venv/bin
+JOBS  ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help demo setup test lint unit test-boot bench docs clean
+
+help:
+	@echo 'make demo       set up, then show a real update, a bad one and the way back (under a minute)'
+	@echo 'make test       set up, then lint, types, import contracts and all quick tests'
+	@echo 'make test-boot  boot an A/B machine in QEMU and drive it through good and bad updates (slow)'
+	@echo 'make bench      measure, and print target, measured and verdict'
+	@echo 'make docs       regenerate what is generated from the code'
+	@echo 'make install    DESTDIR=… PREFIX=/usr: units, policy, configuration, entry points'
+
+demo:
+	@.ci/setup demo
+	@$(VENV)/python tests/journeys/demo.py
+
+setup:
+	@.ci/setup test
+
+test: setup lint unit
+
+lint:
+	@$(VENV)/ruff check --quiet agent omaha-mock tests fixtures
+	@$(VENV)/ruff format --quiet --check agent omaha-mock tests fixtures
+	@$(VENV)/mypy --no-error-summary
+	@PYTHONPATH=agent:omaha-mock $(VENV)/lint-imports --no-cache >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+
+unit:
+	@$(VENV)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-boot: setup
+	@$(VENV)/python tests/boot/run.py $(BOOT_ARGS)
+
+bench: setup
+	@$(VENV)/python tests/bench/run.py $(BENCH_ARGS)
+
+docs: setup
+	@$(VENV)/python -m bascule.docs
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis
+
+-include systemd/install.mk
