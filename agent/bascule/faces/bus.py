@@ -1,0 +1,395 @@
+"""``org.bascule.Update1``: everything that status shows, every verb, and jobs that end.
+
+Reading is open to everybody; each steering method asks polkit (`faces.authority`). Errors are
+named ``org.bascule.Update1.Error.*`` and carry their remedy (`faces.bus_values.RefusedCall`).
+The texts in `_DOCS` and in `bus_shown` are the interface's documentation: they are served with
+its introspection data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, cast
+
+from dbus_fast import introspection as intr
+from dbus_fast.annotations import DBusDict, DBusObjectPath, DBusSignature, DBusStr
+from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
+
+from bascule.errors import BasculeError
+from bascule.faces.authority import Authority
+from bascule.faces.bus_connection import BusConnection, current_call
+from bascule.faces.bus_shown import (
+    JOB_SHOWN,
+    NO_JOB,
+    SHOWN,
+    JobView,
+    Shown,
+    View,
+    properties_of,
+)
+from bascule.faces.bus_values import answered, as_text, plain
+from bascule.updater.status import Status
+from bascule.updater.steering import Job, Steering
+
+__all__ = ["INTERFACE", "JOB_INTERFACE", "NAME", "PATH", "BusFace"]
+
+NAME = "org.bascule.Update1"
+PATH = "/org/bascule/Update1"
+INTERFACE = "org.bascule.Update1"
+JOB_INTERFACE = "org.bascule.Update1.Job"
+
+DOCUMENT_SCHEMA = 1
+KEPT_JOBS = 16
+PROGRESS_INTERVAL = 0.25
+
+# Options of Update that set a gate aside: they need more than the right to update.
+OVERRIDING_OPTIONS = frozenset({"now", "allow_downgrade", "force", "ignore_quarantine"})
+# Verbs of Act that are not a change of settings.
+ACTION_OF_VERB = {
+    "prepare": "update",
+    "activate": "update",
+    "deactivate": "cancel",
+    "doctor-repair": "repair",
+    "quarantine-clear": "override",
+}
+
+_DOC = "org.gtk.GDBus.DocString"
+_DOCS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "Check": (
+        "Ask the update server now and install nothing. polkit: org.bascule.Update1.check.",
+        (),
+        ("job",),
+    ),
+    "Update": (
+        "Ask the update server and install what it offers. Options: version (s), file (s), "
+        "now (b), no_reboot (b), allow_downgrade (b). polkit: org.bascule.Update1.update; with "
+        "now or allow_downgrade org.bascule.Update1.override.",
+        ("options",),
+        ("job",),
+    ),
+    "Cancel": (
+        "Stop what runs, or undo what is staged; answers with one sentence. "
+        "polkit: org.bascule.Update1.cancel.",
+        (),
+        ("sentence",),
+    ),
+    "Rollback": (
+        "Prefer the other slot for the next boot. Options: once (b). "
+        "polkit: org.bascule.Update1.rollback.",
+        ("options",),
+        ("sentence",),
+    ),
+    "Reboot": (
+        "Reboot into what is staged, as policy allows. polkit: org.bascule.Update1.reboot.",
+        (),
+        ("sentence",),
+    ),
+    "Reset": (
+        "Forget a finished update: the staged slot is not booted. "
+        "polkit: org.bascule.Update1.cancel.",
+        (),
+        ("sentence",),
+    ),
+    "Act": (
+        "A further verb: hold, pin, quarantine-clear, doctor-repair and others. "
+        "polkit: org.bascule.Update1.configure, or what the verb needs.",
+        ("verb", "options"),
+        ("sentence",),
+    ),
+    "Document": (
+        "A document to read (history, explain, quarantine, plan, list, config, doctor), as JSON "
+        "text whose schema member is 1. Open to everybody.",
+        ("name", "options"),
+        ("json",),
+    ),
+    "Finished": (
+        "The job has ended: result is done, no-update or failed; error_id and message are "
+        "empty unless it failed.",
+        (),
+        ("result", "error_id", "message"),
+    ),
+}
+
+
+def _document(interface: intr.Interface, shown: tuple[Shown, ...]) -> intr.Interface:
+    """Give the members of an introspected interface their argument names and texts."""
+    texts = {entry.name: entry.doc for entry in shown}
+    for prop in interface.properties:
+        prop.annotations[_DOC] = texts[prop.name]
+    for method in interface.methods:
+        text, in_names, out_names = _DOCS[method.name]
+        method.annotations[_DOC] = text
+        for arg, name in zip(
+            [*method.in_args, *method.out_args], [*in_names, *out_names], strict=True
+        ):
+            arg.name = name
+    for signal in interface.signals:
+        text, _, names = _DOCS[signal.name]
+        signal.annotations[_DOC] = text
+        for arg, name in zip(signal.args, names, strict=True):
+            arg.name, arg.direction = name, None
+    return interface
+
+
+class _Changes:
+    """PropertiesChanged for one interface: what differs from what was last sent, gathered."""
+
+    def __init__(
+        self, interface: ServiceInterface, shown: tuple[Shown, ...], interval: float
+    ) -> None:
+        self._interface = interface
+        self._shown = shown
+        self._interval = interval
+        self._sent: Any = None
+        self._view: Any = None
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._prompt = False
+
+    def start(self, view: Any) -> None:
+        """`view` is what everybody can read already; nothing is sent."""
+        self._sent = self._view = view
+
+    def show(self, view: Any) -> None:
+        """Send what `view` changes: at once, or within the interval if only bytes moved."""
+        self._view = view
+        loop = asyncio.get_running_loop()
+        prompt = any(
+            entry.read(view) != entry.read(self._sent) for entry in self._shown if not entry.fluid
+        )
+        if self._timer is not None:
+            if not prompt or self._prompt:
+                return
+            self._timer.cancel()
+        self._prompt = prompt
+        self._timer = (
+            loop.call_soon(self.flush) if prompt else loop.call_later(self._interval, self.flush)
+        )
+
+    def flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        changed = {
+            entry.name: value
+            for entry in self._shown
+            if (value := entry.read(self._view)) != entry.read(self._sent)
+        }
+        self._sent = self._view
+        if changed:
+            self._interface.emit_properties_changed(changed)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+@properties_of(JOB_SHOWN)
+class _JobObject(ServiceInterface):
+    """One job on the bus."""
+
+    def __init__(self, view: JobView, interval: float) -> None:
+        super().__init__(JOB_INTERFACE)
+        self.view = view
+        self.changes = _Changes(self, JOB_SHOWN, interval)
+        self.changes.start(view)
+
+    def introspect(self) -> intr.Interface:
+        return _document(super().introspect(), JOB_SHOWN)
+
+    def show(self, view: JobView) -> None:
+        self.view = view
+        self.changes.show(view)
+
+    @dbus_signal()
+    def Finished(
+        self, result: str, error_id: str, message: str
+    ) -> Annotated[tuple[str, str, str], DBusSignature("sss")]:
+        return (result, error_id, message)
+
+
+@properties_of(SHOWN)
+class _Update1(ServiceInterface):
+    """The interface itself; what it knows is the face's."""
+
+    def __init__(self, face: BusFace) -> None:
+        super().__init__(INTERFACE)
+        self._face = face
+
+    def introspect(self) -> intr.Interface:
+        return _document(super().introspect(), SHOWN)
+
+    @property
+    def view(self) -> View:
+        return self._face.view
+
+    @dbus_method()
+    async def Check(self) -> DBusObjectPath:
+        with answered():
+            actor = await self._face.authority.require("check", current_call())
+            return self._face.offer(await self._face.steering.check(actor))
+
+    @dbus_method()
+    async def Update(self, options: DBusDict) -> DBusObjectPath:
+        with answered():
+            wishes = plain(options)
+            action = "override" if any(wishes.get(key) for key in OVERRIDING_OPTIONS) else "update"
+            actor = await self._face.authority.require(action, current_call())
+            return self._face.offer(await self._face.steering.update(wishes, actor))
+
+    @dbus_method()
+    async def Cancel(self) -> DBusStr:
+        with answered():
+            actor = await self._face.authority.require("cancel", current_call())
+            return as_text(await self._face.steering.cancel(actor))
+
+    @dbus_method()
+    async def Rollback(self, options: DBusDict) -> DBusStr:
+        with answered():
+            actor = await self._face.authority.require("rollback", current_call())
+            return as_text(await self._face.steering.rollback(plain(options), actor))
+
+    @dbus_method()
+    async def Reboot(self) -> DBusStr:
+        with answered():
+            actor = await self._face.authority.require("reboot", current_call())
+            return as_text(await self._face.steering.reboot(actor))
+
+    @dbus_method()
+    async def Reset(self) -> DBusStr:
+        with answered():
+            actor = await self._face.authority.require("cancel", current_call())
+            return as_text(await self._face.steering.reset(actor))
+
+    @dbus_method()
+    async def Act(self, verb: DBusStr, options: DBusDict) -> DBusStr:
+        with answered():
+            action = ACTION_OF_VERB.get(verb, "configure")
+            actor = await self._face.authority.require(action, current_call())
+            return as_text(await self._face.steering.act(verb, plain(options), actor))
+
+    @dbus_method()
+    async def Document(self, name: DBusStr, options: DBusDict) -> DBusStr:
+        with answered():
+            actor = await self._face.authority.caller(current_call(), "bus")
+            document = await self._face.steering.document(name, plain(options), actor)
+            return as_text(json.dumps({"schema": DOCUMENT_SCHEMA, **document}))
+
+
+class BusFace:
+    """Puts a `Steering` on the bus as ``org.bascule.Update1``.
+
+    Args:
+        connection: where to export; it need not be connected yet.
+        progress_interval: seconds between two reports of mere progress.
+    """
+
+    def __init__(
+        self,
+        steering: Steering,
+        connection: BusConnection,
+        *,
+        authority: Authority | None = None,
+        progress_interval: float = PROGRESS_INTERVAL,
+    ) -> None:
+        self.steering = steering
+        self.authority = authority or Authority(connection)
+        self._connection = connection
+        self._interval = progress_interval
+        self._jobs: OrderedDict[int, _JobObject] = OrderedDict()
+        self._interface = _Update1(self)
+        self._job = NO_JOB
+        self._changes = _Changes(self._interface, SHOWN, progress_interval)
+        self._changes.start(self.view)
+        connection.export(PATH, self._interface)
+        self._unsubscribe: list[Callable[[], None]] = [
+            steering.subscribe(self._on_status),
+            steering.on_job(self._on_job),
+        ]
+
+    @property
+    def view(self) -> View:
+        return View(self.steering.status, self._job)
+
+    def offer(self, job: Job) -> str:
+        """The object path of `job`, exported if it was not yet."""
+        self._object_of(job)
+        return _job_path(job)
+
+    def close(self) -> None:
+        """Stop listening to the updater; the objects stay until the connection closes."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._unsubscribe.clear()
+        self._changes.stop()
+        for job in self._jobs.values():
+            job.changes.stop()
+
+    def _object_of(self, job: Job) -> _JobObject:
+        known = self._jobs.get(job.number)
+        if known is None:
+            known = _JobObject(_job_view(job, self.steering.status), self._interval)
+            self._jobs[job.number] = known
+            self._connection.export(_job_path(job), known)
+            while len(self._jobs) > KEPT_JOBS:
+                number, oldest = next(iter(self._jobs.items()))
+                if not oldest.view.result:
+                    break
+                oldest.changes.stop()
+                self._connection.unexport(f"{PATH}/job/{number}")
+                del self._jobs[number]
+        return known
+
+    def _on_status(self, old: Status, new: Status) -> None:
+        self._changes.show(View(new, self._job))
+        for job in self._jobs.values():
+            if not job.view.result and not job.view.job.result:
+                job.show(_job_view(job.view.job, new))
+
+    def _on_job(self, job: Job) -> None:
+        known = self._object_of(job)
+        ended = bool(job.result) and not known.view.result
+        if not job.result:
+            self._job = _job_path(job)
+        elif self._job == _job_path(job):
+            self._job = NO_JOB
+        self._changes.show(self.view)
+        if job.result:
+            known.show(_job_view(job, self.steering.status))
+            # Whoever hears Finished must find every property as it will stay.
+            self._changes.flush()
+            known.changes.flush()
+        if ended:
+            known.Finished(*_ending(job))
+
+
+def _job_path(job: Job) -> str:
+    return f"{PATH}/job/{job.number}"
+
+
+def _job_view(job: Job, status: Status) -> JobView:
+    if job.result:
+        return JobView(job, job.result, "", 1.0 if job.result == "done" else 0.0)
+    total = max(0, status.bytes_total)
+    done = max(0, min(status.bytes_done, total or status.bytes_done))
+    return JobView(job, "", status.phase, done / total if total else 0.0, done, total)
+
+
+def _ending(job: Job) -> tuple[str, str, str]:
+    error: BasculeError | None = job.error
+    if error is None:
+        return (job.result, "", "")
+    return (job.result, error.id, as_text(str(error)))
+
+
+def introspection_xml() -> str:
+    """The documented interfaces as XML, for ``/usr/share/dbus-1/interfaces`` and the docs."""
+    node = intr.Node()
+    node.interfaces = [
+        _Update1(cast(BusFace, None)).introspect(),
+        _JobObject(JobView(Job(0, "")), PROGRESS_INTERVAL).introspect(),
+    ]
+    return node.tostring()
