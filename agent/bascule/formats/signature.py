@@ -306,7 +306,7 @@ def check(
             faults[SIGNED_METADATA] = faults[RSA] = error
     if RSA in require and RSA not in faults:
         try:
-            fitting = _check_payload(manifest, evidence, keys, proofs)
+            fitting = _check_payload(manifest, evidence, keys, proofs) or fitting
             proofs.add(RSA)
         except TrustError as error:
             faults[RSA] = error
