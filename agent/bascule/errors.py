@@ -523,12 +523,12 @@ class UnsupportedMajor(PayloadError):
 
 
 class UnsupportedMinor(PayloadError):
-    """A delta of a minor version that is not 2–9."""
+    """A delta of a minor version that is not 2–10."""
 
     number = 45
     id = "payload-minor"
     cause = "The payload's minor version is unknown."
-    remedy = "Publish a full payload, or a delta of minor version 2 to 9."
+    remedy = "Publish a full payload, or a delta of minor version 2 to 10."
 
 
 class ManifestError(PayloadError):
