@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bascule.errors import SettingsError
+from bascule.settings import (
+    SECRETS,
+    Settings,
+    describe,
+    differences,
+    load,
+    merge,
+    seconds,
+    size,
+)
+
+
+def write(root: Path, name: str, body: str) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(body)
+    return path
+
+
+def test_nothing_configured_is_flatcars_public_server(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings.server.url == "https://public.update.flatcar-linux.net/v1/update/"
+    assert settings.trust.require == ("rsa",)
+    assert dict(settings.origins) == {}
+
+
+def test_later_layers_win_and_say_where_a_value_came_from(tmp_path: Path) -> None:
+    write(tmp_path, "usr/lib/bascule/bascule.toml", '[server]\ngroup = "beta"\nurl = "http://a/"\n')
+    write(tmp_path, "run/bascule/bascule.toml.d/10-x.toml", '[server]\ngroup = "run"\n')
+    write(tmp_path, "etc/bascule/bascule.toml", '[server]\ngroup = "etc"\n')
+    settings = load(tmp_path)
+    # Drop-ins are read after every bascule.toml, whatever directory they are in.
+    assert settings.server.group == "run"
+    assert settings.origins["server.group"].endswith("run/bascule/bascule.toml.d/10-x.toml")
+    assert settings.origins["server.url"].endswith("usr/lib/bascule/bascule.toml")
+
+
+def test_a_drop_in_hides_its_namesake_lower_down(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "usr/lib/bascule/bascule.toml.d/50-a.toml",
+        '[server]\ngroup = "low"\nurl = "http://low/"\n',
+    )
+    write(tmp_path, "etc/bascule/bascule.toml.d/50-a.toml", '[server]\ngroup = "high"\n')
+    settings = load(tmp_path)
+    assert settings.server.group == "high"
+    assert "server.url" not in settings.origins
+
+
+def test_flatcars_update_conf_is_the_lowest_layer(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "usr/share/flatcar/release",
+        "FLATCAR_RELEASE_VERSION=3510.2.0\nFLATCAR_RELEASE_BOARD=arm64-usr\n",
+    )
+    write(tmp_path, "usr/share/flatcar/update.conf", "GROUP=alpha\nSERVER=http://usr/\n")
+    write(
+        tmp_path,
+        "etc/flatcar/update.conf",
+        "GROUP=beta\nREBOOT_STRATEGY=etcd-lock\nOTHER=thing\nLOCKSMITHD_REBOOT_WINDOW_START=Thu 23:00\nLOCKSMITHD_REBOOT_WINDOW_LENGTH=1h30m\n",
+    )
+    settings = load(tmp_path)
+    assert settings.server.group == "beta"
+    assert settings.server.url == "http://usr/"
+    assert settings.server.version == "3510.2.0"
+    assert settings.server.board == "arm64-usr"
+    assert settings.reboot.strategy == "etcd-lock"
+    assert settings.reboot.window_start == "Thu 23:00"
+    assert settings.origins["server.group"].endswith("etc/flatcar/update.conf")
+    write(tmp_path, "etc/bascule/bascule.toml", '[server]\ngroup = "mine"\n')
+    assert load(tmp_path).server.group == "mine"
+
+
+def test_locksmith_words_that_we_do_not_know_never_reboot(tmp_path: Path) -> None:
+    write(tmp_path, "etc/flatcar/update.conf", "REBOOT_STRATEGY=best-effort\n")
+    assert load(tmp_path).reboot.strategy == "off"
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("[sever]\nurl = 'x'\n", "sever"),
+        ("[server]\nurll = 'x'\n", "server.urll"),
+        ("[server]\nurl = 3\n", "server.url"),
+        ("[boot]\ntries = 0\n", "boot.tries"),
+        ("[boot]\ntries = true\n", "boot.tries"),
+        ("[boot]\nbackend = 'lilo'\n", "boot.backend"),
+        ("[check]\ninterval = 'soon'\n", "check.interval"),
+        ("[check]\ninterval = -1\n", "check.interval"),
+        ("[download]\nrate_limit = '1 furlong'\n", "download.rate_limit"),
+        ("[trust]\nrequire = ['faith']\n", "trust.require"),
+        ("[trust]\nrequire = []\n", "trust.require"),
+        ("server = 3\n", "server"),
+        ('[server]\ngroup = "a\\u0000b"\n', "server.group"),
+        ("[server\n", "bascule.toml"),
+    ],
+)
+def test_a_mistake_names_file_and_key(tmp_path: Path, body: str, named: str) -> None:
+    path = write(tmp_path, "etc/bascule/bascule.toml", body)
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path)
+    assert named in str(caught.value)
+    if named != "trust.require":
+        assert str(path) in str(caught.value)
+
+
+def test_a_huge_or_binary_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "etc/bascule/bascule.toml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"#" * (2 << 20))
+    with pytest.raises(SettingsError, match="larger than"):
+        load(tmp_path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="bascule.toml"):
+        load(tmp_path)
+
+
+def test_an_extra_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no such file"):
+        load(tmp_path, [tmp_path / "nowhere.toml"])
+
+
+def test_settings_cross_a_pipe_whole(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "etc/bascule/bascule.toml",
+        '[slots]\na = { usr = "/dev/x3" }\n[check]\ninterval = "1h"\n',
+    )
+    settings = load(tmp_path)
+    again = Settings.from_dict(settings.as_dict())
+    assert again == settings
+    assert dict(again.origins) == dict(settings.origins)
+
+
+@given(st.text(max_size=12))
+def test_duration_and_size_never_raise_anything_but_value_error(word: str) -> None:
+    for parse in (seconds, size):
+        try:
+            assert parse(word) >= 0
+        except ValueError:
+            pass
+
+
+def test_durations_and_sizes() -> None:
+    assert [seconds(v) for v in ("90", "90s", "1h30m", "1h 30m", 5, "1.5h", "2d")] == [
+        90,
+        90,
+        5400,
+        5400,
+        5,
+        5400,
+        172800,
+    ]
+    assert [size(v) for v in (1, "1", "64MiB", "2G", "3kB", "1TiB")] == [
+        1,
+        1,
+        64 << 20,
+        2 << 30,
+        3 << 10,
+        1 << 40,
+    ]
+
+
+def test_every_setting_is_documented() -> None:
+    for name, doc, _, _ in describe():
+        assert doc[0].isupper() or doc.split(":")[0].islower(), name
+        assert doc.endswith("."), name
+
+
+def test_changes_are_named_and_secrets_are_not_shown() -> None:
+    before = Settings()
+    after = merge([("f.toml", {"download": {"password": "hunter2"}, "server": {"group": "beta"}})])
+    told = differences(before, after)
+    assert any("server.group is now 'beta' (f.toml)" in t for t in told)
+    assert any("download.password" in t for t in told)
+    assert not any("hunter2" in t for t in told)
+    for name in SECRETS:
+        section, key = name.split(".")
+        assert key in {f.name for f in dataclasses.fields(getattr(before, section))}
