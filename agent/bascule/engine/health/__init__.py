@@ -1,0 +1,40 @@
+"""Is this boot healthy? Checks as values, asked all at once; the verdict is made elsewhere."""
+
+from __future__ import annotations
+
+from bascule.engine.health.baseline import Baseline
+from bascule.engine.health.check import (
+    Answer,
+    Attempt,
+    Check,
+    CheckResult,
+    Host,
+    Outcome,
+    Pace,
+)
+from bascule.engine.health.probes import HttpProbe, TcpProbe
+from bascule.engine.health.run import run
+from bascule.engine.health.scripts import Found, Script, green, greenboot, own, red
+from bascule.engine.health.units import NoFailedUnits, UnitActive
+
+__all__ = [
+    "Answer",
+    "Attempt",
+    "Baseline",
+    "Check",
+    "CheckResult",
+    "Found",
+    "Host",
+    "HttpProbe",
+    "NoFailedUnits",
+    "Outcome",
+    "Pace",
+    "Script",
+    "TcpProbe",
+    "UnitActive",
+    "green",
+    "greenboot",
+    "own",
+    "red",
+    "run",
+]
