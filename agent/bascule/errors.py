@@ -281,6 +281,16 @@ class BusNameTaken(BasculeError):
     exit = Exit.BUSY
 
 
+class DaemonTooOld(BasculeError):
+    """The daemon that runs is of another version than the command that asks."""
+
+    number = 3012
+    id = "daemon-version"
+    cause = "The running daemon does not know this request."
+    remedy = "It is probably of another version than this command: `systemctl restart bascule`."
+    exit = Exit.NO_DAEMON
+
+
 # ── server ───────────────────────────────────────────────────────────────────────────────────
 
 
