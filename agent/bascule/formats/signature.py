@@ -228,8 +228,10 @@ class Evidence:
             the running hash was not carried over: then only signed metadata can prove the payload,
             through the hash of each operation.
         file_sha256: of the whole file; None likewise.
+        file_sha512: likewise; wanted where the signed list has no SHA-256, as Flatcar's have not.
         listed_sha256: digests that an OpenPGP-signed list gives for this payload, the list's own
             signature having been checked; None if there is no such list.
+        listed_sha512: likewise.
     """
 
     metadata_signatures: bytes = b""
@@ -238,6 +240,8 @@ class Evidence:
     signed_sha256: bytes | None = None
     file_sha256: bytes | None = None
     listed_sha256: frozenset[bytes] | None = None
+    file_sha512: bytes | None = None
+    listed_sha512: frozenset[bytes] | None = None
 
 
 _MAKER = object()
@@ -311,12 +315,11 @@ def check(
         except TrustError as error:
             faults[RSA] = error
     if OPENPGP in require:
-        if evidence.listed_sha256 is None:
-            faults[OPENPGP] = OpenPgpError("no signed digest list names this payload")
-        elif evidence.file_sha256 not in evidence.listed_sha256:
-            faults[OPENPGP] = OpenPgpError("the signed list has another digest for this payload")
-        else:
+        try:
+            _check_listed(evidence)
             proofs.add(OPENPGP)
+        except TrustError as error:
+            faults[OPENPGP] = error
     faults.setdefault(SIGNED_METADATA, MetadataSignatureMissing())
     failed = [proof for proof in (SIGNED_METADATA, RSA, OPENPGP) if proof in require - proofs]
     if failed and (not any_of or not require & proofs):
@@ -328,6 +331,20 @@ def _some(keys: Sequence[PublicKey]) -> Sequence[PublicKey]:
     if not keys:
         raise NoKeys
     return keys
+
+
+def _check_listed(evidence: Evidence) -> None:
+    listed = (
+        (evidence.file_sha256, evidence.listed_sha256),
+        (evidence.file_sha512, evidence.listed_sha512),
+    )
+    if all(digests is None for _, digests in listed):
+        raise OpenPgpError("no signed digest list names this payload")
+    compared = [found in digests for found, digests in listed if found and digests is not None]
+    if not compared:
+        raise OpenPgpError("the digest that the signed list gives was not computed")
+    if not all(compared):
+        raise OpenPgpError("the signed list has another digest for this payload")
 
 
 def _check_payload(
