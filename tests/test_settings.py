@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_a_huge_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="larger than"):
         load(tmp_path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(SettingsError, match="bascule.toml"):
+    with pytest.raises(SettingsError, match=r"bascule\.toml"):
         load(tmp_path)
 
 
@@ -145,10 +146,8 @@ def test_settings_cross_a_pipe_whole(tmp_path: Path) -> None:
 @given(st.text(max_size=12))
 def test_duration_and_size_never_raise_anything_but_value_error(word: str) -> None:
     for parse in (seconds, size):
-        try:
+        with contextlib.suppress(ValueError):
             assert parse(word) >= 0
-        except ValueError:
-            pass
 
 
 def test_durations_and_sizes() -> None:

@@ -297,7 +297,7 @@ class Health:
         flag, False, "No unit may have failed that had not failed before the update."
     )
     greenboot: bool = _s(flag, True, "Run greenboot's check directories.")
-    tcp: tuple[str, ...] = _s(texts, (), "host:port that must accept a connection.")
+    tcp: tuple[str, ...] = _s(texts, (), "Each host:port that must accept a connection.")
     http: tuple[str, ...] = _s(texts, (), "URLs that must answer 2xx or 3xx.")
     timeout: float = _s(seconds, 60.0, "Longest run of one check.", "seconds")
     retries: int = _s(integer(0, 1000), 10, "Times that a failed check is asked again.")
@@ -333,7 +333,7 @@ class Reboot:
     window_start: str = _s(text, "", "Locksmith's REBOOT_WINDOW_START.")
     window_length: str = _s(text, "", "Locksmith's REBOOT_WINDOW_LENGTH.")
     group: str = _s(text, "", "Lock group.")
-    endpoints: tuple[str, ...] = _s(texts, (), "etcd endpoints or the FleetLock base URL.")
+    endpoints: tuple[str, ...] = _s(texts, (), "Endpoints of etcd, or the base URL of the FleetLock server.")
     command: tuple[str, ...] = _s(texts, (), "The operator's executable with its arguments.")
     warn: float = _s(seconds, 300.0, "Notice given to logged-in users.", "seconds")
     inhibitors: bool = _s(flag, True, "Wait while a systemd inhibitor blocks shutdown.")
@@ -581,7 +581,7 @@ def flatcar_layers(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
     A line that other programs read and Bascule does not is passed over, as the original does.
     """
-    from bascule.formats.keyvalue import parse
+    from bascule.formats.keyvalue import parse_key_value
 
     layers: list[tuple[str, Mapping[str, Any]]] = []
     for name in reversed(_FLATCAR_FILES):
@@ -590,7 +590,7 @@ def flatcar_layers(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
         if body is None:
             continue
         layer: dict[str, dict[str, Any]] = {}
-        pairs = parse(body.decode("utf-8", "replace"))
+        pairs = parse_key_value(body)
         for key, (section, setting) in _FLATCAR_KEYS.items():
             if key not in pairs or setting in layer.get(section, {}):
                 continue
