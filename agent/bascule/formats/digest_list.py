@@ -54,7 +54,7 @@ def parse_digest_list(text: bytes) -> DigestList:
     if len(text) > _MOST:
         raise OpenPgpError(f"a digest list of {len(text)} bytes")
     try:
-        lines = text.decode("utf-8").splitlines()
+        lines = text.decode("utf-8").split("\n")
     except UnicodeDecodeError:
         raise OpenPgpError("the digest list is not text") from None
     digests: dict[str, dict[str, bytes]] = {}

@@ -173,6 +173,11 @@ class PayloadParser:
         return self._consumed + len(self._raw) + len(self._held)
 
     @property
+    def header(self) -> Header | None:
+        """The header as soon as it was read, be its lengths acceptable or not."""
+        return self._header
+
+    @property
     def manifest(self) -> Manifest | None:
         """What `begin` was given."""
         return self._manifest
@@ -325,8 +330,8 @@ class PayloadParser:
             manifest_size=int.from_bytes(piece[12:20], "big"),
             signature_size=int.from_bytes(piece[20:24], "big"),
         )
-        self._check_lengths(header)
         self._header = header
+        self._check_lengths(header)
         self._raw = piece
         self._at = _At.METADATA
         self._wanted = header.manifest_size + header.signature_size
