@@ -209,9 +209,7 @@ class CheckpointStore:
             fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 for piece in pieces:
-                    view = memoryview(piece)
-                    while view:
-                        view = view[os.write(fd, view) :]
+                    _write_all(fd, piece)
                 if seal is not None:
                     seal(fd)
                 os.fsync(fd)
@@ -242,6 +240,14 @@ class Journal:
         self._fd = fd
         self.length = length
 
+    @classmethod
+    def fill(cls, fd: int, pieces: Iterable[bytes], length: int) -> Journal:
+        """A journal in an open file that no crash will outlive."""
+        os.lseek(fd, _JOURNAL.size, os.SEEK_SET)
+        for piece in pieces:
+            _write_all(fd, piece)
+        return cls(fd, length)
+
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from `offset` of what was kept.
 
@@ -256,6 +262,12 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def _write_all(fd: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -67,11 +67,14 @@ class Device:
     Attributes:
         size: bytes.
         flushes: how often it was flushed.
+        dirty: there may be bytes that have not reached the medium. True at first: what is found
+            there may be another process's, still in a cache.
     """
 
     def __init__(self, region: Region, *, write: bool, claim: Claim | None = None) -> None:
         self.region = region
         self.flushes = 0
+        self.dirty = True
         self._claim = claim
         self._direct: int | None = None
         self._direct_unusable: int | None = None
@@ -210,9 +213,11 @@ class Device:
         Raises:
             StorageError: a write that the kernel had accepted did not reach the medium.
         """
+        self.dirty = False
         try:
             os.fdatasync(self._fd)
         except OSError as error:
+            self.dirty = True
             raise _storage_error(error, self.region.path, "flush") from error
         self.flushes += 1
 
@@ -221,6 +226,8 @@ class Device:
         direct = self._direct is not None and len(runs) <= _DIRECT_RUNS
         for start, end in runs:
             self._write(offset + start, piece[start:end], direct)
+        if runs:
+            self.dirty = True
         return sum(end - start for start, end in runs)
 
     def _differing(self, offset: int, piece: memoryview, block: int) -> Iterator[tuple[int, int]]:

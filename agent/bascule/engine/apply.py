@@ -1,0 +1,340 @@
+"""Carries operations out in parallel, and keeps the checkpoint one step behind the disk.
+
+Operations are handed to worker threads in payload order as soon as their conditions hold
+(`engine.order`). What is complete without a gap from the start is the prefix; a checkpoint flushes
+the devices first and then records the prefix as it was before the flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from bascule.engine.carry import Ground, Outcome, carry_out
+from bascule.engine.checkpoint import CheckpointStore
+from bascule.engine.device import PIECE
+from bascule.engine.order import Order, Step
+from bascule.errors import Stopped, StorageError
+from bascule.formats.manifest import Extent, Manifest, Operation
+
+BUDGET = 16 << 20
+"""Bytes of blobs and decoded pieces in flight; one larger operation may be in flight alone."""
+
+INTERVAL = 32 << 20
+"""Bytes of target between two checkpoints."""
+
+PATIENCE = 5.0
+"""Seconds after which a checkpoint is due however little was done."""
+
+_BATCH_COST = 1 << 20
+_BATCH_COUNT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    step: Step
+    blob: bytes
+    cost: int
+
+
+class Applier:
+    """Applies the operations of one manifest.
+
+    Attributes:
+        prefix: every operation below this index is carried out.
+        durable: every operation below this index is in a durable record.
+        written, skipped: bytes of target that differed, and that were there already.
+        checkpoints: records made.
+        peak: most bytes that were in flight at once.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        grounds: Mapping[str, Ground],
+        *,
+        first: int,
+        workers: int,
+        clock: Callable[[], float],
+        hashed: Callable[[], int],
+        record: Callable[[int], None] | None,
+        store: CheckpointStore | None,
+        budget: int = BUDGET,
+        interval: int = INTERVAL,
+    ) -> None:
+        """
+        Args:
+            grounds: part name → devices; operations of other parts are stepped over.
+            first: index of the first operation to carry out; all before it are on the medium.
+            workers: threads.
+            clock: seconds, monotonic.
+            hashed: every byte of the operations below this index is in the running digests.
+            record: makes a durable record of a prefix (called in a thread, after the flush), or
+                None for an installation that cannot be resumed.
+            store: where a journal goes.
+            budget, interval: bytes, see `BUDGET` and `INTERVAL`.
+        """
+        self.prefix = self.durable = first
+        self.written = self.skipped = self.checkpoints = self.peak = 0
+        self._manifest = manifest
+        self._grounds = grounds
+        self._clock = clock
+        self._hashed = hashed
+        self._record = record
+        self._store = store
+        self._budget = budget
+        self._interval = interval
+        self._order = Order(manifest)
+        for operation in manifest.operations[:first]:
+            self._order.step(operation)
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, "bascule-apply")
+        self._sync_thread = ThreadPoolExecutor(1, "bascule-sync")
+        self._stop = threading.Event()
+        self._changed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._batch: list[_Job] = []
+        self._in_flight = 0
+        self._done: set[int] = set()
+        self._running: set[asyncio.Future[list[Outcome]]] = set()
+        self._sync_lock = asyncio.Lock()
+        self._sync_task: asyncio.Task[None] | None = None
+        self._since = 0
+        self._last = clock()
+
+    def poke(self) -> None:
+        """Something that conditions depend on has moved."""
+        self._changed.set()
+        self._maybe_checkpoint()
+
+    async def submit(self, operation: Operation, blob: bytes) -> None:
+        """Hand over the next operation; waits while too much is in flight.
+
+        Raises:
+            BasculeError: an operation handed over earlier has failed.
+        """
+        step = self._order.step(operation)
+        if operation.part not in self._grounds:
+            self._finish(operation.index)
+            return
+        job = _Job(step, blob, len(blob) + min(_room(operation, self._manifest), PIECE))
+        batched = {each.step.operation.index for each in self._batch}
+        waits = {i for i in step.after if i >= self.prefix and i not in self._done} - batched
+        if step.keeps:
+            await self._alone(job)
+            return
+        if waits or step.barrier > self.durable:
+            self.kick()
+            await self._until(lambda: all(i < self.prefix or i in self._done for i in waits))
+            await self._reach(step.barrier)
+        if self._in_flight and self._in_flight + job.cost > self._budget:
+            self.kick()
+            await self._until(
+                lambda: not self._in_flight or self._in_flight + job.cost <= self._budget
+            )
+        self._take(job)
+        if (
+            sum(each.cost for each in self._batch) >= _BATCH_COST
+            or len(self._batch) >= _BATCH_COUNT
+        ):
+            self.kick()
+
+    def kick(self) -> None:
+        """Start what has been gathered: small operations go to a worker several at a time."""
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._start(lambda: self._work(batch), sum(job.cost for job in batch))
+
+    async def complete(self) -> None:
+        """Wait for all operations, copy what no operation writes, flush and record.
+
+        Raises:
+            BasculeError: something failed.
+        """
+        self.kick()
+        await self._until(lambda: self.prefix == len(self._manifest.operations))
+        for part in self._manifest.parts:
+            ground = self._grounds.get(part.name)
+            if part.in_place and ground is not None:
+                for extent in self._order.untouched(part, self._manifest.block_size):
+                    await self._fill(ground, extent)
+        await self._until(lambda: not self._running)
+        await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Flush the devices and record the prefix.
+
+        Raises:
+            StorageError: a flush failed; nothing was recorded.
+        """
+        async with self._sync_lock:
+            prefix = min(self.prefix, self._hashed())
+            self._since, self._last = 0, self._clock()
+            loop = asyncio.get_running_loop()
+            await _finished(loop.run_in_executor(self._sync_thread, self._sync, prefix))
+            self.durable = prefix
+            self._changed.set()
+
+    async def settle(self) -> None:
+        """Stop, and wait until no thread touches a device any more. Never cancelled half-way."""
+        self._stop.set()
+        self._batch.clear()
+        cancelled = False
+        while self._running or self._sync_task is not None:
+            waits: set[asyncio.Future[object]] = {*self._running}  # type: ignore[arg-type]
+            if self._sync_task is not None:
+                waits.add(self._sync_task)  # type: ignore[arg-type]
+            try:
+                await asyncio.wait(waits)
+            except asyncio.CancelledError:
+                cancelled = True
+            await asyncio.sleep(0)
+        if cancelled:
+            raise asyncio.CancelledError
+
+    def close(self) -> None:
+        """End the threads. Call `settle` before."""
+        self._pool.shutdown(wait=True)
+        self._sync_thread.shutdown(wait=True)
+
+    # ── conditions ───────────────────────────────────────────────────────────────────────────
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if ready():
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _reach(self, barrier: int) -> None:
+        """Wait until every operation below `barrier` is durable, or done if nothing is recorded."""
+        if self._record is None:
+            await self._until(lambda: self.prefix >= barrier)
+            return
+        while self.durable < barrier:
+            await self._until(lambda: min(self.prefix, self._hashed()) >= barrier)
+            await self.checkpoint()
+
+    async def _alone(self, job: _Job) -> None:
+        """An operation that overwrites its own source: between two checkpoints, with a journal."""
+        index = job.step.operation.index
+        self.kick()
+        await self._until(lambda: self.prefix == index)
+        await self._reach(index)
+        self._take(job)
+        self.kick()
+        await self._until(lambda: self.prefix > index)
+        await self._reach(index + 1)
+        if self._store is not None:
+            self._store.drop_journal()
+
+    # ── work ─────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, job: _Job) -> None:
+        self._batch.append(job)
+        self._in_flight += job.cost
+        self.peak = max(self.peak, self._in_flight)
+
+    def _start(self, work: Callable[[], list[Outcome]], cost: int) -> None:
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._pool, work)
+        self._running.add(running)
+        running.add_done_callback(lambda done: self._ended(done, cost))
+
+    def _work(self, batch: list[_Job]) -> list[Outcome]:
+        outcomes = []
+        for job in batch:
+            if self._stop.is_set():
+                raise Stopped
+            ground = self._grounds[job.step.operation.part]
+            outcomes.append(carry_out(job.step, job.blob, ground, self._store))
+        return outcomes
+
+    def _ended(self, done: asyncio.Future[list[Outcome]], cost: int) -> None:
+        self._running.discard(done)
+        self._in_flight -= cost
+        error = done.exception()
+        if error is None:
+            for outcome in done.result():
+                self.written += outcome.written
+                self.skipped += outcome.skipped
+                if outcome.index >= 0:
+                    self._finish(outcome.index)
+        elif self._failure is None and not isinstance(error, Stopped):
+            self._failure = error
+        self._changed.set()
+
+    def _finish(self, index: int) -> None:
+        self._done.add(index)
+        while self.prefix in self._done:
+            self._done.remove(self.prefix)
+            self._since += _room(self._manifest.operations[self.prefix], self._manifest)
+            self.prefix += 1
+        self._maybe_checkpoint()
+
+    async def _fill(self, ground: Ground, extent: Extent) -> None:
+        block = ground.block
+        per = max(1, PIECE // block)
+        for start in range(extent.start, extent.start + extent.blocks, per):
+            blocks = min(per, extent.start + extent.blocks - start)
+            await self._until(lambda: len(self._running) < 2 * self._workers)
+            self._start(lambda at=start, n=blocks: _copy(ground, at, n), 0)  # type: ignore[misc]
+
+    # ── checkpoints ──────────────────────────────────────────────────────────────────────────
+
+    def _maybe_checkpoint(self) -> None:
+        if self._record is None or self._sync_task is not None or self._stop.is_set():
+            return
+        if min(self.prefix, self._hashed()) <= self.durable:
+            return
+        if self._since < self._interval and self._clock() - self._last < PATIENCE:
+            return
+        self._sync_task = asyncio.ensure_future(self.checkpoint())
+        self._sync_task.add_done_callback(self._synced)
+
+    def _synced(self, task: asyncio.Task[None]) -> None:
+        self._sync_task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+        self._changed.set()
+
+    def _sync(self, prefix: int) -> None:
+        for ground in self._grounds.values():
+            if ground.target.dirty:
+                ground.target.flush()
+        if self._record is not None:
+            self._record(prefix)
+            self.checkpoints += 1
+
+
+def _copy(ground: Ground, start: int, blocks: int) -> list[Outcome]:
+    if ground.source is None:
+        raise StorageError("blocks that no operation writes, and no booted part to take them from")
+    data = ground.source.read(start * ground.block, blocks * ground.block, pad=True)
+    written, skipped = ground.target.update(start * ground.block, data, ground.block)
+    return [Outcome(-1, written, skipped)]
+
+
+def _room(operation: Operation, manifest: Manifest) -> int:
+    return sum(extent.blocks for extent in operation.target) * manifest.block_size
+
+
+async def _finished(future: asyncio.Future[None]) -> None:
+    """Wait for a thread to its end even if cancelled: it must not outlive its devices."""
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            cancelled = True
+    future.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+__all__ = ["BUDGET", "INTERVAL", "PATIENCE", "Applier"]
