@@ -73,15 +73,15 @@ class Patience:
 
     Attributes:
         connect: name lookup, connection and TLS handshake together.
-        floor_rate: bytes per second below which an exchange counts as stalled.
-        floor_time: how long it may be that slow.
+        stall_rate: bytes per second below which an exchange counts as stalled.
+        stall_time: how long it may be that slow.
         redirects: followed at most.
         tick: how often a waiting exchange looks at the clock.
     """
 
     connect: float = 30.0
-    floor_rate: float = 10.0
-    floor_time: float = 90.0
+    stall_rate: float = 10.0
+    stall_time: float = 90.0
     redirects: int = 10
     tick: float = 1.0
 
@@ -256,7 +256,7 @@ class Transport:
             if secret and url.scheme == "https" and url.origin() == origin:
                 sent.update(secret)
             watch = _Watch(
-                StallMeter(self.patience.floor_rate, self.patience.floor_time),
+                StallMeter(self.patience.stall_rate, self.patience.stall_time),
                 self.patience.tick,
                 self._clock,
                 shown(url),
