@@ -1,0 +1,152 @@
+"""When to ask, what to tell, what to insist on: pure functions of facts, clock and chance.
+
+Rules source: update_engine ``update_check_scheduler.cc`` and ``update_attempter.cc`` (reference
+flatcar.md 2.3, 3.7).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from bascule.errors import (
+    BasculeError,
+    Busy,
+    NoUpdate,
+    PolicyRefusal,
+    ResponseHandlingError,
+    ServerRefused,
+    ServerUnreachable,
+    Stopped,
+    omaha_code,
+)
+from bascule.formats.omaha import Offer, OmahaEvent
+from bascule.formats.omaha_request import (
+    DEFERRED,
+    DOWNLOAD_FINISHED,
+    DOWNLOAD_STARTED,
+    FAILURE,
+    INSTALL,
+    SUCCESS,
+)
+
+FIRST = 7 * 60.0
+REGULAR = 45 * 60.0
+FUZZ = 10 * 60.0
+LONGEST = 4 * 3600.0
+
+OFFICIAL_SERVER = "https://public.update.flatcar-linux.net/v1/update/"
+
+_BUSY_SERVER = frozenset({500, 503})
+_DEFERRALS = frozenset({35, 36, 40})
+
+DOWNLOADING = OmahaEvent(DOWNLOAD_STARTED, SUCCESS)
+"""Before the first payload byte."""
+
+PROVEN = OmahaEvent(DOWNLOAD_FINISHED, SUCCESS)
+"""The payload is whole and proven."""
+
+INSTALLED = OmahaEvent(INSTALL, SUCCESS)
+"""The slot is staged; the host waits for its reboot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A pause and the width of the spread around it, both in seconds."""
+
+    base: float
+    fuzz: float
+
+    def draw(self, rng: random.Random) -> float:
+        """A pause, uniform in base ± fuzz/2, never negative."""
+        return max(0.0, self.base + rng.uniform(-self.fuzz / 2, self.fuzz / 2))
+
+
+def first_interval(base: float = FIRST, fuzz: float = FUZZ) -> Interval:
+    """From start to the first check: 7 ± 5 minutes."""
+    return Interval(base, fuzz)
+
+
+def next_interval(
+    *,
+    last: float,
+    poll_interval: int | None = None,
+    http_status: int | None = None,
+    regular: float = REGULAR,
+    fuzz: float = FUZZ,
+    longest: float = LONGEST,
+) -> Interval:
+    """From the end of one check to the next.
+
+    The server's wish counts if it has one; else a busy server (500, 503) doubles the last pause;
+    never shorter than `regular` and never longer than `longest`. Pauses that are not the regular
+    one spread over ± 50 %, so that a fleet sent away together does not come back together.
+
+    Args:
+        last: `Interval.base` of the pause before.
+        poll_interval: what the server's answer asked for, in seconds.
+        http_status: of the last exchange with server or payload, if it was an error.
+    """
+    wanted = 0.0
+    if poll_interval is not None and poll_interval > 0:
+        wanted = float(poll_interval)
+    elif http_status in _BUSY_SERVER:
+        wanted = 2 * last
+    wanted = min(wanted, max(longest, regular))
+    if wanted < regular:
+        return Interval(regular, fuzz)
+    return Interval(wanted, wanted)
+
+
+def next_check(now: float, interval: Interval, rng: random.Random) -> float:
+    """The moment of the next check, on the same clock as `now`."""
+    return now + interval.draw(rng)
+
+
+def http_status(error: BasculeError | None) -> int | None:
+    """The HTTP status behind an error of a check or a download, if there is one."""
+    status = error.context.get("status") if error is not None else None
+    return status if isinstance(status, int) else None
+
+
+def failure_event(
+    error: BasculeError,
+    *,
+    server: str,
+    resumed: bool = False,
+    dev_mode: bool = False,
+) -> OmahaEvent | None:
+    """What the server is told of a failed check or attempt, or None where there is nothing to tell.
+
+    Told as the original does: 3/0 with the number and its flag bits, 3/9 for the three deferrals.
+    Not told: no update and a handler that cannot act (the original is silent too); an unreachable
+    server; what the server itself has just refused; what the operator stopped or was refused
+    because something else ran. Such events would fill the outbox with what nobody can use.
+    """
+    silent = (NoUpdate, Busy, Stopped, ServerUnreachable, ServerRefused)
+    if isinstance(error, silent) or type(error) is ResponseHandlingError:
+        return None
+    code = omaha_code(
+        error, resumed=resumed, dev_mode=dev_mode, custom_server=server != OFFICIAL_SERVER
+    )
+    deferred = isinstance(error, PolicyRefusal) and error.number in _DEFERRALS
+    return OmahaEvent(INSTALL, DEFERRED if deferred else FAILURE, errorcode=code)
+
+
+METADATA = "metadata"
+DIGESTS = "digests"
+SIGNATURE = "signature"
+
+
+def proofs(offer: Offer, *, insist: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Which proofs an attempt must bring. The payload's own signature is always one of them.
+
+    Args:
+        insist: further proofs that the operator insists on before the first byte is written:
+            `METADATA` (signed manifest: major 2, or announced by the server) or `DIGESTS` (an
+            OpenPGP-signed digest list).
+
+    A metadata signature that the server announces is checked even where nobody insists.
+    """
+    announced = {METADATA} if offer.metadata_signature is not None else set()
+    return frozenset({SIGNATURE} | announced | insist)

@@ -1,0 +1,211 @@
+"""The schedule and the words for the server, rule by rule (reference flatcar.md 2.3, 3.7)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bascule.errors import (
+    BackingOff,
+    BasculeError,
+    BudgetSpent,
+    Busy,
+    DeferredByServer,
+    NoUpdate,
+    PayloadSizeMismatch,
+    Quarantined,
+    ResponseEmpty,
+    ResponseHandlingError,
+    ServerHttpError,
+    ServerRefused,
+    ServerUnreachable,
+    Stopped,
+    TransferError,
+    TransferHttpError,
+    catalogue,
+)
+from bascule.formats.omaha import Offer, OmahaEvent
+from bascule.updater.policy import (
+    DIGESTS,
+    DOWNLOADING,
+    INSTALLED,
+    METADATA,
+    OFFICIAL_SERVER,
+    PROVEN,
+    SIGNATURE,
+    Interval,
+    failure_event,
+    first_interval,
+    http_status,
+    next_check,
+    next_interval,
+    proofs,
+)
+
+MINUTE = 60.0
+HOUR = 3600.0
+
+
+@given(st.integers())
+def test_the_first_check_is_after_seven_minutes_give_or_take_five(seed: int) -> None:
+    assert 2 * MINUTE <= first_interval().draw(random.Random(seed)) <= 12 * MINUTE
+
+
+@given(st.integers())
+def test_later_checks_are_after_fortyfive_give_or_take_five(seed: int) -> None:
+    interval = next_interval(last=7 * MINUTE)
+    assert 40 * MINUTE <= interval.draw(random.Random(seed)) <= 50 * MINUTE
+
+
+def test_draws_reach_both_ends() -> None:
+    rng = random.Random(1)
+    drawn = [first_interval().draw(rng) / MINUTE for _ in range(400)]
+    assert min(drawn) < 2.2 and max(drawn) > 11.8
+
+
+@pytest.mark.parametrize(
+    ("poll", "base", "fuzz"),
+    [
+        (None, 45 * MINUTE, 10 * MINUTE),
+        (0, 45 * MINUTE, 10 * MINUTE),
+        (-5, 45 * MINUTE, 10 * MINUTE),
+        (120, 45 * MINUTE, 10 * MINUTE),
+        (2700, 2700, 2700),
+        (7200, 7200, 7200),
+        (14400, 14400, 14400),
+        (14401, 14400, 14400),
+        (10**9, 14400, 14400),
+    ],
+)
+def test_poll_interval(poll: int | None, base: float, fuzz: float) -> None:
+    assert next_interval(last=1, poll_interval=poll) == Interval(base, fuzz)
+    assert next_interval(last=1, poll_interval=poll, http_status=503).base >= 45 * MINUTE
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_busy_server_doubles_the_pause_up_to_four_hours(status: int) -> None:
+    bases = []
+    last = 45 * MINUTE
+    for _ in range(5):
+        interval = next_interval(last=last, http_status=status)
+        last = interval.base
+        bases.append(last / HOUR)
+        assert interval.fuzz == interval.base
+    assert bases == [1.5, 3.0, 4.0, 4.0, 4.0]
+    assert next_interval(last=last, http_status=200) == Interval(45 * MINUTE, 10 * MINUTE)
+
+
+@pytest.mark.parametrize("status", [None, 200, 404, 502, 429])
+def test_other_statuses_do_not(status: int | None) -> None:
+    assert next_interval(last=4 * HOUR, http_status=status).base == 45 * MINUTE
+
+
+def test_the_servers_wish_beats_the_doubling() -> None:
+    assert next_interval(last=4 * HOUR, poll_interval=3600, http_status=503).base == 3600
+
+
+def test_after_the_first_pause_a_doubling_is_still_the_regular_one() -> None:
+    assert next_interval(last=7 * MINUTE, http_status=503) == Interval(45 * MINUTE, 10 * MINUTE)
+
+
+def test_other_settings() -> None:
+    assert next_interval(last=1, regular=60, fuzz=6) == Interval(60, 6)
+    assert next_interval(last=1, regular=8 * HOUR, fuzz=6) == Interval(8 * HOUR, 6)
+    assert next_interval(last=1, poll_interval=90, regular=60, fuzz=6) == Interval(90, 90)
+
+
+@given(
+    st.floats(0, 1e7),
+    st.none() | st.integers(-10, 10**10),
+    st.sampled_from([None, 200, 404, 500, 503]),
+    st.integers(),
+)
+def test_a_pause_is_never_short_and_never_longer_than_six_hours(
+    last: float, poll: int | None, status: int | None, seed: int
+) -> None:
+    interval = next_interval(last=last, poll_interval=poll, http_status=status)
+    assert 45 * MINUTE <= interval.base <= 4 * HOUR
+    due = next_check(1000.0, interval, random.Random(seed))
+    assert 1000 + 22.5 * MINUTE <= due <= 1000 + 6 * HOUR
+
+
+def test_http_status_of_an_error() -> None:
+    assert http_status(ServerHttpError("x", status=503)) == 503
+    assert http_status(TransferHttpError("x", status=500)) == 500
+    assert http_status(TransferError("x")) is None
+    assert http_status(ServerRefused("x", status="error-internal")) is None
+    assert http_status(None) is None
+
+
+# ── what the server is told ──────────────────────────────────────────────────────────────────
+
+
+def test_milestones() -> None:
+    assert OmahaEvent(13, 1) == DOWNLOADING
+    assert OmahaEvent(14, 1) == PROVEN
+    assert OmahaEvent(3, 1) == INSTALLED
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PayloadSizeMismatch(), 268435467),
+        (ServerHttpError(status=500), 268437956),
+        (ResponseEmpty(), 268435486),
+        (TransferError(), 268435465),
+    ],
+)
+def test_failures_as_recorded_with_a_server_of_ones_own(error: BasculeError, code: int) -> None:
+    assert failure_event(error, server="http://nebraska/") == OmahaEvent(3, 0, errorcode=code)
+
+
+def test_flag_bits() -> None:
+    error = PayloadSizeMismatch()
+    assert failure_event(error, server=OFFICIAL_SERVER) == OmahaEvent(3, 0, errorcode=11)
+    full = failure_event(error, server="x", resumed=True, dev_mode=True)
+    assert full == OmahaEvent(3, 0, errorcode=11 | 7 << 28)
+
+
+@pytest.mark.parametrize("error", [BackingOff(), Quarantined(), BudgetSpent()])
+def test_deferrals(error: BasculeError) -> None:
+    event = failure_event(error, server=OFFICIAL_SERVER)
+    assert event == OmahaEvent(3, 9, errorcode=error.number)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoUpdate(),
+        Busy(),
+        Stopped(),
+        ServerUnreachable(),
+        ServerRefused(),
+        DeferredByServer(),
+        ResponseHandlingError(),
+    ],
+)
+def test_what_nobody_can_use_is_not_told(error: BasculeError) -> None:
+    assert failure_event(error, server=OFFICIAL_SERVER) is None
+
+
+def test_every_error_has_a_code_that_servers_know() -> None:
+    for kind in catalogue():
+        event = failure_event(kind("x"), server=OFFICIAL_SERVER)
+        if event is not None:
+            assert event.errorcode is not None and 0 < event.errorcode < 3000
+
+
+# ── proofs ───────────────────────────────────────────────────────────────────────────────────
+
+OFFER = Offer(version="1", urls=("http://a/u",), name="u", size=1, sha256=bytes(32))
+
+
+def test_proofs() -> None:
+    assert proofs(OFFER) == {SIGNATURE}
+    assert proofs(OFFER, insist=frozenset({DIGESTS})) == {SIGNATURE, DIGESTS}
+    announced = replace(OFFER, metadata_size=5, metadata_signature=bytes(256))
+    assert proofs(announced) == {SIGNATURE, METADATA}
