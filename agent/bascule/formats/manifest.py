@@ -167,7 +167,8 @@ class Part:
         operations: indices are consecutive over the whole payload.
         in_place: v1 deltas: sources lie on the *target* numbering (MOVE, BSDIFF) and blocks that no
             operation writes are those of the booted slot; see decisions/0004.
-        uncovered: blocks of the new image that no operation writes (v1 only; v2 refuses them).
+        uncovered: blocks of the new image that no operation writes (v1 only; v2 refuses them). In
+            a part that is not ``in_place`` they must happen to be right already.
         postinstall: a program to run, or None (v2).
         version: the partition's own version (v2: seconds, as text), or "".
     """
@@ -255,6 +256,7 @@ def parse_manifest(
     major: int,
     metadata: bytes,
     signature_size: int = 0,
+    size: int | None = None,
     limits: Limits | None = None,
 ) -> Manifest:
     """Parse and check a manifest. It is *not* thereby proven: see `bascule.formats.signature`.
@@ -264,6 +266,7 @@ def parse_manifest(
         major: 1 or 2, from the header.
         metadata: header and manifest together, as they lie at the file's start.
         signature_size: bytes of the v2 metadata signature that follows; 0 for major 1.
+        size: bytes of the whole payload, if it was announced: what cannot fit in it is refused.
         limits: see `Limits`.
 
     Raises:
@@ -276,11 +279,11 @@ def parse_manifest(
     if major == 1:
         from bascule.formats import manifest_v1
 
-        return manifest_v1.read(raw, metadata=metadata, limits=limits)
+        return manifest_v1.read(raw, metadata=metadata, size=size, limits=limits)
     if major == 2:
         from bascule.formats import manifest_v2
 
         return manifest_v2.read(
-            raw, metadata=metadata, signature_size=signature_size, limits=limits
+            raw, metadata=metadata, signature_size=signature_size, size=size, limits=limits
         )
     raise UnsupportedMajor(f"major version {major}")

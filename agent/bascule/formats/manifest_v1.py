@@ -12,7 +12,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from bascule.errors import ManifestError, OperationFailed, PayloadError, UnsupportedOperation
+from bascule.errors import (
+    ManifestError,
+    OperationFailed,
+    PayloadError,
+    PayloadSizeMismatch,
+    UnsupportedOperation,
+)
 from bascule.formats import operations as rules
 from bascule.formats.manifest import (
     KERNEL,
@@ -36,8 +42,10 @@ _REPLACE = frozenset({OperationType.REPLACE, OperationType.REPLACE_BZ})
 _IN_PLACE = frozenset({OperationType.MOVE, OperationType.BSDIFF})
 
 
-def read(raw: bytes, *, metadata: bytes, limits: Limits) -> Manifest:
+def read(raw: bytes, *, metadata: bytes, size: int | None, limits: Limits) -> Manifest:
     """See `bascule.formats.manifest.parse_manifest`."""
+    if not raw:
+        raise PayloadSizeMismatch("the manifest is empty, so what follows it belongs to nothing")
     caps = {"InstallOperation": limits.operations, "Extent": limits.extents}
     count_messages(raw, SCHEMAS["crau_v1"], "DeltaArchiveManifest", caps)
     message = message_class("crau_v1", "DeltaArchiveManifest")()
@@ -45,7 +53,7 @@ def read(raw: bytes, *, metadata: bytes, limits: Limits) -> Manifest:
         message.ParseFromString(raw)
     except DecodeError as error:
         raise ManifestError(f"not a protobuf: {error}") from None
-    reader = _Reader(rules.block_size(message), limits)
+    reader = _Reader(rules.block_size(message), rules.Blobs(limits, len(metadata), size))
     new = rules.info(message, "new_partition_info", USR)
     if new is None:
         raise PayloadError("the manifest has no new_partition_info")
@@ -73,9 +81,9 @@ def read(raw: bytes, *, metadata: bytes, limits: Limits) -> Manifest:
 
 
 class _Reader:
-    def __init__(self, block: int, limits: Limits) -> None:
+    def __init__(self, block: int, blobs: rules.Blobs) -> None:
         self.block = block
-        self.blobs = rules.Blobs(limits)
+        self.blobs = blobs
 
     def procedure(self, number: int, message: Any) -> Part:
         kind = int(message.type) if message.HasField("type") else None
@@ -107,7 +115,7 @@ class _Reader:
             old=old,
             new=new,
             operations=tuple(found),
-            in_place=old is not None or uncovered > 0 or any(op.type in _IN_PLACE for op in found),
+            in_place=old is not None or any(op.type in _IN_PLACE for op in found),
             uncovered=uncovered,
         )
 
@@ -137,10 +145,8 @@ class _Reader:
         if not target:
             raise OperationFailed(f"{what} writes nowhere")
         if kind in _REPLACE:
-            # Full payloads declare 256 blocks for every chunk, the short last one too; so an extent
-            # may run past the image's end, but it may not begin there.
-            if any(not e.hole and e.start >= blocks for e in target):
-                raise OperationFailed(f"{what} writes beyond the image of {blocks} blocks")
+            # No comparison with the image's size: full payloads declare 256 blocks for every chunk,
+            # the short last one too. What is really written must fit the device.
             if not length:
                 raise OperationFailed(f"{what} has no data")
             if kind is OperationType.REPLACE and length > room:

@@ -53,7 +53,9 @@ _DONE = _REPLACE | _BLANK | _DIFF | {OperationType.SOURCE_COPY}
 _NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def read(raw: bytes, *, metadata: bytes, signature_size: int, limits: Limits) -> Manifest:
+def read(
+    raw: bytes, *, metadata: bytes, signature_size: int, size: int | None, limits: Limits
+) -> Manifest:
     """See `bascule.formats.manifest.parse_manifest`."""
     caps = {
         "InstallOperation": limits.operations,
@@ -70,7 +72,8 @@ def read(raw: bytes, *, metadata: bytes, signature_size: int, limits: Limits) ->
     if not message.partitions:
         raise ManifestError("the manifest names no partition")
     _check_minor(message)
-    reader = _Reader(rules.block_size(message), limits)
+    blobs_offset = len(metadata) + signature_size
+    reader = _Reader(rules.block_size(message), rules.Blobs(limits, blobs_offset, size))
     parts: dict[str, Part] = {}
     for partition in message.partitions:
         part = reader.part(partition)
@@ -83,7 +86,7 @@ def read(raw: bytes, *, metadata: bytes, signature_size: int, limits: Limits) ->
         minor=int(message.minor_version),
         block_size=reader.block,
         metadata_size=len(metadata),
-        blobs_offset=len(metadata) + signature_size,
+        blobs_offset=blobs_offset,
         parts=tuple(parts.values()),
         signatures_offset=signatures_offset,
         signatures_size=signatures_size,
@@ -117,9 +120,9 @@ def _text(value: bytes, what: str) -> str:
 
 
 class _Reader:
-    def __init__(self, block: int, limits: Limits) -> None:
+    def __init__(self, block: int, blobs: rules.Blobs) -> None:
         self.block = block
-        self.blobs = rules.Blobs(limits)
+        self.blobs = blobs
 
     def part(self, message: Any) -> Part:
         if not message.HasField("partition_name"):

@@ -14,6 +14,7 @@ from bascule.errors import (
     OperationFailed,
     OperationHashMismatch,
     OperationHashMissing,
+    PayloadSizeMismatch,
     UnsupportedOperation,
 )
 from bascule.formats.manifest import Extent, Limits, OperationType, PartInfo
@@ -34,13 +35,14 @@ def block_size(message: Any) -> int:
     """The manifest's block size in bytes: a power of two from 512 to 65536, 4096 if absent.
 
     Raises:
-        ManifestError: it is anything else.
+        OperationFailed: it is anything else. update_engine crashes on 0, and on others its
+            operations outgrow their extents.
     """
     if not message.HasField("block_size"):
         return 4096
     size = int(message.block_size)
     if not 512 <= size <= 65536 or size & (size - 1):
-        raise ManifestError(f"block size {size}")
+        raise OperationFailed(f"none can be, in blocks of {size} bytes")
     return size
 
 
@@ -116,10 +118,12 @@ class Blobs:
         count: operations so far, which is the next one's index.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, start: int, size: int | None) -> None:
+        """`start` is the blob area's file offset, `size` that of the whole file if it is known."""
         self.end = 0
         self.count = 0
         self._limits = limits
+        self._room = None if size is None else size - start
 
     def take(self, message: Any, what: str, *, hashed: bool) -> tuple[int, int, bytes | None]:
         """Account for one operation: where its data begin, how many bytes, and their SHA-256.
@@ -133,12 +137,14 @@ class Blobs:
             OperationFailed: its data do not begin where those of the last one ended.
             OperationHashMissing: data and no hash.
             OperationHashMismatch: the hash has not 32 bytes, so nothing can equal it.
+            PayloadSizeMismatch: they end behind the end of the file.
             UnsupportedOperation: a blob over the limit.
         """
         offset, length = int(message.data_offset), int(message.data_length)
         sha256 = bytes(message.data_sha256_hash) or None
         if length and offset != self.end:
             raise OperationFailed(f"data of {what} begin at {offset} and not at {self.end}")
+        self._check_room(what, length)
         if length > self._limits.blob:
             raise UnsupportedOperation(
                 f"{what} has {length} bytes of data; at most {self._limits.blob}"
@@ -158,18 +164,25 @@ class Blobs:
 
         Raises:
             OperationFailed: it does not begin where the last operation's data end.
-            ManifestError: it is over the limit.
+            PayloadSizeMismatch: it is over the limit, or ends behind the end of the file.
         """
         if not message.HasField("signatures_offset"):
             return None, None
         offset, size = int(message.signatures_offset), int(message.signatures_size)
         if offset != self.end:
             raise OperationFailed(f"the signature begins at {offset} and not at {self.end}")
+        self._check_room("the signature", size)
         if size > self._limits.signatures:
-            raise ManifestError(
+            raise PayloadSizeMismatch(
                 f"a signature of {size} bytes; at most {self._limits.signatures} are read"
             )
         return (offset, size) if size else (None, None)
+
+    def _check_room(self, what: str, length: int) -> None:
+        if self._room is not None and self.end + length > self._room:
+            raise PayloadSizeMismatch(
+                f"{what} has {length} bytes where {self._room - self.end} are left"
+            )
 
 
 class Cover:

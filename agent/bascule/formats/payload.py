@@ -60,11 +60,13 @@ class Metadata:
     Attributes:
         raw: header and manifest as they lie in the file: what a metadata signature covers.
         signature: the v2 metadata signature, a serialized ``Signatures``; b"" if there is none.
+        size: bytes of the whole payload, if they were announced.
     """
 
     header: Header
     raw: bytes
     signature: bytes
+    size: int | None = None
 
     def parse(self, limits: Limits | None = None) -> Manifest:
         """The manifest, checked but not proven. Raises what `parse_manifest` raises."""
@@ -73,6 +75,7 @@ class Metadata:
             major=self.header.major,
             metadata=self.raw,
             signature_size=len(self.signature),
+            size=self.size,
             limits=limits,
         )
 
@@ -193,9 +196,9 @@ class PayloadParser:
         Raises:
             BadMagic: at the first byte that is not of ``CrAU``.
             UnsupportedMajor: the version is neither 1 nor 2.
-            MetadataSizeError: the header's lengths overflow, pass a limit, or are not the
-                announced ones.
-            PayloadSizeMismatch: bytes after the end.
+            MetadataSizeError: the header's lengths overflow or are not the announced ones; those
+                of major 2 pass a limit.
+            PayloadSizeMismatch: bytes after the end; a length of major 1 passes a limit.
             RuntimeError: the parser waits for `begin`.
         """
         if self._at is _At.WAITING:
@@ -338,6 +341,8 @@ class PayloadParser:
 
     def _check_lengths(self, header: Header) -> None:
         size, whole = header.metadata_size, header.metadata_size + header.signature_size
+        # What update_engine 0.4 calls such a v1 file: too short for what it announces.
+        error = PayloadSizeMismatch if header.major == 1 else MetadataSizeError
         if whole >= 1 << 64:
             raise MetadataSizeError(f"a manifest of {header.manifest_size} bytes")
         if self._metadata_size is not None and size != self._metadata_size:
@@ -345,13 +350,13 @@ class PayloadParser:
                 f"{size} bytes of metadata, {self._metadata_size} were announced"
             )
         if self._size is not None and whole > self._size:
-            raise MetadataSizeError(f"{whole} bytes of metadata in a payload of {self._size}")
+            raise error(f"{whole} bytes of metadata in a payload of {self._size}")
         if header.manifest_size > self._limits.manifest:
-            raise MetadataSizeError(
+            raise error(
                 f"a manifest of {header.manifest_size} bytes; at most {self._limits.manifest}"
             )
         if header.signature_size > self._limits.signatures:
-            raise MetadataSizeError(
+            raise error(
                 f"a metadata signature of {header.signature_size} bytes; "
                 f"at most {self._limits.signatures}"
             )
@@ -359,7 +364,7 @@ class PayloadParser:
     def _read_metadata(self, piece: bytes) -> Metadata:
         assert self._header is not None
         cut = self._header.manifest_size
-        metadata = Metadata(self._header, self._raw + piece[:cut], piece[cut:])
+        metadata = Metadata(self._header, self._raw + piece[:cut], piece[cut:], self._size)
         self._raw = b""
         self._consumed = len(metadata.raw) + len(metadata.signature)
         self._at = _At.WAITING
