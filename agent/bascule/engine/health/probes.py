@@ -76,7 +76,7 @@ class HttpProbe:
     url: str
     required: bool = True
     pace: Pace = field(default_factory=lambda: _PROBE_PACE)
-    statuses: tuple[int, int] = (200, 299)
+    statuses: tuple[int, int] = (200, 399)
     contains: str = ""
     ca_file: str = ""
     verify: bool = True
