@@ -42,6 +42,7 @@ class Record:
         verdict: the last verdict with its sentence, kept for `status` after the intent is gone.
         blessed: {slot, boot_id, attempt, at} of the last blessing.
         baseline: health results recorded before the reboot.
+        health: what the checks of the last judged boot said.
         hold, pin: operator's hold and pin, or empty.
         reboot: what is known of a reboot under way.
         budget: data used in the present period.
@@ -62,6 +63,7 @@ class Record:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     blessed: Mapping[str, Any] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
+    health: Mapping[str, Any] = field(default_factory=dict)
     hold: Mapping[str, Any] = field(default_factory=dict)
     pin: str = ""
     reboot: Mapping[str, Any] = field(default_factory=dict)

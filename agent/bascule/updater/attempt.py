@@ -18,24 +18,21 @@ from bascule.engine.boot import BootBackend, ClearedSlot
 from bascule.engine.ledger import Ledger, Record
 from bascule.errors import (
     BasculeError,
-    DeferredByServer,
     PostinstallFailed,
     ServerError,
     SignatureMismatch,
     SignatureMissing,
     Stopped,
-    omaha_code,
 )
 from bascule.formats.omaha import (
     Client,
     Offer,
-    OmahaEvent,
     Response,
     build_request,
     check_event,
     parse_response,
 )
-from bascule.updater import payload_state
+from bascule.updater import payload_state, policy
 from bascule.updater.intent import Intent, Phase
 from bascule.updater.outbox import Outbox, Post
 from bascule.updater.plan import InstallPlan, make_plan
@@ -44,9 +41,6 @@ from bascule.updater.settle import quarantine
 if TYPE_CHECKING:
     from bascule.engine.stream import Installed
     from bascule.engine.verify import VerifiedSlot
-
-DEFERRALS = frozenset({35, 36, 40})
-"""Codes that are reported as result 9 (deferred), not 0 (failed) (reference 2.3)."""
 
 Say = Callable[..., None]
 
@@ -93,7 +87,7 @@ class Terms:
         tries: boots that a new release gets.
         interactive: somebody asked; False for the schedule.
         install: False to report an offer and leave it.
-        custom_server: sets bit 28 of error codes (reference 2.3).
+        server: its address; one that is not Flatcar's own sets bit 28 of error codes (2.3).
         dev_mode: /root/.dev_mode exists: no back-off, bit 29.
         allow_downgrade, wanted: as in `plan.make_plan`.
         now: the operator overrides back-off.
@@ -105,7 +99,7 @@ class Terms:
     tries: int
     interactive: bool
     install: bool
-    custom_server: bool
+    server: str
     dev_mode: bool = False
     allow_downgrade: bool = False
     wanted: str = ""
@@ -268,11 +262,11 @@ class Attempt:
         self._resumed = await asyncio.to_thread(self._hands.resumable, plan)
         began = self._clock()
         cleared = await asyncio.to_thread(self._clear, plan)
-        await self._outbox.say(OmahaEvent(13, 1))
+        await self._outbox.say(policy.DOWNLOADING)
 
         installed = await self._hands.stream(plan, cleared)
         self._say("event", event="PAYLOAD_PROVEN", phase="verify")
-        await self._outbox.say(OmahaEvent(14, 1))
+        await self._outbox.say(policy.PROVEN)
         proven = self._clock()
 
         verified = await self._hands.read_back(plan, installed)
@@ -284,7 +278,7 @@ class Attempt:
         # From here to the end nothing may be interrupted halfway by a stop: it is a matter of
         # milliseconds, and a staged slot that nobody knows of is what the ledger exists to prevent.
         await asyncio.shield(asyncio.to_thread(self._stage, plan, verified, baseline))
-        await self._outbox.say(OmahaEvent(3, 1))
+        await self._outbox.say(policy.INSTALLED)
         facts = {
             "version": plan.offer.version,
             "slot": plan.target.name,
@@ -386,17 +380,12 @@ class Attempt:
 
         with contextlib.suppress(BasculeError):
             await asyncio.to_thread(self._ledger.update, change)
-        if isinstance(error, DeferredByServer):
-            return
-        code = omaha_code(
-            error,
-            resumed=self._resumed,
-            dev_mode=terms.dev_mode,
-            custom_server=terms.custom_server,
+        event = policy.failure_event(
+            error, server=terms.server, resumed=self._resumed, dev_mode=terms.dev_mode
         )
-        result = 9 if error.number in DEFERRALS else 0
-        with contextlib.suppress(BasculeError):
-            await self._outbox.say(OmahaEvent(3, result, errorcode=code))
+        if event is not None:
+            with contextlib.suppress(BasculeError):
+                await self._outbox.say(event)
 
 
 def quarantine_kind(error: BasculeError) -> str:

@@ -1,0 +1,96 @@
+"""``bascule``: what systemd starts, and the tools that need no daemon."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bascule import __version__
+from bascule.errors import Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; the exit code. Nothing that an operator can do shows a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["errand"]:
+        # The daemon's own child: no parser, and none of what the tools import.
+        from bascule.errand import main as errand
+
+        return errand()
+    try:
+        options = _parser(arguments).parse_args(arguments)
+        return int(options.run(options))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return Exit.DONE
+    except KeyboardInterrupt:
+        print("bascule: stopped", file=sys.stderr)
+        return Exit.STOPPED
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bascule",
+        description="On-node A/B update agent. Operators use `updatectl`; this is what systemd starts, "
+        "and tools for disks and payloads that need no daemon.",
+    )
+    parser.add_argument("--version", action="version", version=f"bascule {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # Each room is imported only for its own command: `bascule run` must stay small.
+    wanted = next((a for a in arguments if not a.startswith("-")), "")
+    _add_run(commands)
+    if wanted in ("", "bless", "health", "deadman"):
+        from bascule import moments
+
+        moments.add_parser(commands)
+    if wanted in ("", "disk"):
+        from bascule.tools import disk
+
+        disk.add_parser(commands)
+    if wanted in ("", "payload"):
+        from bascule.tools import payload, payload_inspect
+
+        group = commands.add_parser("payload", help="look into payloads, prove them, apply them")
+        verbs = group.add_subparsers(title="verbs", metavar="VERB", required=True)
+        payload_inspect.add_parser(verbs)
+        payload.add_parser(verbs)
+    if wanted not in ("", "run", "bless", "health", "deadman", "disk", "payload"):
+        return _parser([])
+    return parser
+
+
+def settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """The two options by which every command finds its settings."""
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="read settings below DIR instead of / (tests)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="read FILE after all other settings; may be given again",
+    )
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("run", help="run the daemon (started by systemd)")
+    settings_arguments(command)
+
+    def run(options: argparse.Namespace) -> int:
+        from bascule.daemon import run as run_daemon
+
+        return run_daemon(options.root, options.config)
+
+    command.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

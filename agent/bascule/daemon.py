@@ -1,0 +1,258 @@
+"""``bascule run``: builds every part, owns the TaskGroup, and lives quietly between errands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from bascule.assembly import DISABLED, LOG_STYLES, Assembly
+from bascule.child import ChildErrand
+from bascule.engine.boot import BootBackend
+from bascule.engine.markers import remove_markers
+from bascule.errors import BasculeError, SettingsError, Stopped
+from bascule.faces.bus import NAME as BUS_NAME
+from bascule.faces.bus import BusFace
+from bascule.faces.bus_connection import BusConnection
+from bascule.faces.journal import configure_logging
+from bascule.faces.legacy_bus import NAME as LEGACY_BUS_NAME
+from bascule.faces.legacy_bus import LegacyBusFace
+from bascule.faces.systemd import Notifier, keep_watchdog
+from bascule.settings import differences, load
+from bascule.updater import policy
+from bascule.updater.scheduler import Scheduler
+from bascule.updater.status import State, Status
+from bascule.updater.steering import Actor
+from bascule.updater.updater import Orders, Updater
+from bascule.updater.verdict import Verdict
+
+_log = structlog.get_logger()
+
+TRIAL_LOOK = 60.0
+"""Seconds between looks at the ledger while the booted slot is on trial."""
+
+SCHEDULE = Actor(via="schedule")
+
+
+class Daemon:
+    """One daemon.
+
+    Args:
+        root, extra: where settings are read from, as in `settings.load`.
+        rng: spreads checks and names attempts.
+    """
+
+    def __init__(self, root: Path, extra: Sequence[Path], rng: random.Random | None = None) -> None:
+        self._root = root
+        self._extra = list(extra)
+        self._rng = rng or random.SystemRandom()
+        self.settings = load(root, self._extra)
+        self.assembly = Assembly(self.settings)
+        self._notifier = Notifier()
+        self._settings_error: SettingsError | None = None
+        self._interval = self.settings.check.interval
+        self.updater = Updater(
+            orders=self._orders,
+            boot=self._boot,
+            boot_id=self.assembly.host.boot_id,
+            ledger=self.assembly.ledger(),
+            launch=self._launch,
+            tell=self._tell,
+        )
+        self.updater.on_withdrawn = self._on_withdrawn  # type: ignore[method-assign]
+        self.updater.documents["config"] = self._config_document
+
+    # ── settings ─────────────────────────────────────────────────────────────────────────────
+
+    def _orders(self) -> Orders:
+        self._reread()
+        settings, host = self.settings, self.assembly.host
+        enabled, why = True, ""
+        if settings.server.url == DISABLED:
+            enabled, why = False, "`server.url` is `disabled`, so no server is asked"
+        return Orders(
+            mode=settings.policy.mode,
+            enabled=enabled,
+            disabled_why=why,
+            current_version=host.version,
+            group=settings.server.group,
+            server=settings.server.url,
+            stale_after=settings.policy.stale_after,
+        )
+
+    def _reread(self) -> None:
+        """Settings are read anew at each check, as the original does; changes are never silent."""
+        try:
+            fresh = load(self._root, self._extra)
+        except SettingsError as error:
+            if str(error) != str(self._settings_error):
+                _log.error("The settings are wrong; the last good ones stay in force", error=error)
+            self._settings_error = error
+            return
+        self._settings_error = None
+        for change in differences(self.settings, fresh):
+            _log.info("A setting has changed", change=change)
+        if fresh != self.settings:
+            self.settings = fresh
+            self.assembly = Assembly(fresh)
+
+    def _boot(self) -> BootBackend:
+        return self.assembly.boot()
+
+    async def _config_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        from bascule.settings import SECRETS
+
+        error = self._settings_error
+        return {
+            "settings": [
+                {
+                    "name": name,
+                    "value": "(secret)" if name in SECRETS and value else value,
+                    "origin": origin,
+                }
+                for name, value, origin in self.settings.items()
+            ],
+            "error": error.as_dict() if error else None,
+        }
+
+    # ── errands ──────────────────────────────────────────────────────────────────────────────
+
+    async def _launch(self, job: Mapping[str, Any]) -> ChildErrand:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        return await ChildErrand.launch(
+            {
+                **job,
+                "attempt": f"{stamp}-{self._rng.getrandbits(32):08x}",
+                "on_trial": self.updater.verdict is Verdict.ON_TRIAL,
+                "settings": self.settings.as_dict(),
+            }
+        )
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        error = facts.pop("error", None)
+        if isinstance(error, dict):
+            _log.error(
+                event,
+                error_id=error.get("id"),
+                error=error.get("message"),
+                remedy=error.get("remedy"),
+                **facts,
+            )
+        else:
+            _log.info(event, **facts)
+
+    def _on_withdrawn(self) -> None:
+        remove_markers(self.assembly.run_directory)
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────
+
+    async def _tick(self) -> float:
+        updater = self.updater
+        orders = updater.read_orders()
+        if updater.verdict is Verdict.ON_TRIAL:
+            await updater.settle()
+            if updater.verdict is Verdict.ON_TRIAL:
+                return TRIAL_LOOK
+        if orders.enabled and orders.mode != "none":
+            await updater.idle()
+            if updater.status.state is State.UPDATED_NEED_REBOOT:
+                updater.begin("ping", {}, SCHEDULE)
+            else:
+                updater.begin("check" if orders.mode == "check" else "update", {}, SCHEDULE)
+            await updater.idle()
+        record = await asyncio.to_thread(updater.ledger.read)
+        return self._next_delay(record.poll_interval)
+
+    def _next_delay(self, poll_interval: int) -> float:
+        check = self.settings.check
+        error = self.updater.end_of_errand.get("error") or {}
+        interval = policy.next_interval(
+            last=self._interval,
+            poll_interval=poll_interval or None,
+            http_status=(error.get("context") or {}).get("status"),
+            regular=check.interval,
+            fuzz=check.fuzz,
+        )
+        self._interval = interval.base
+        return interval.draw(self._rng)
+
+    def _show_status(self, old: Status, new: Status) -> None:
+        if (old.state, old.sentence) != (new.state, new.sentence):
+            words = new.state.name.lower().replace("_", " ")
+            self._notifier.status(f"{words}: {new.sentence}" if new.sentence else words)
+        if old.state is not new.state:
+            _log.info("state", state=new.state.name, version=new.new_version or None)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises what keeps the daemon from starting."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._orders)
+        settings = self.settings
+        connection = BusConnection(settings.bus.address or None)
+        updater = self.updater
+        await updater.start()
+        face = BusFace(updater, connection)
+        names = [BUS_NAME]
+        legacy = None
+        if settings.bus.legacy:
+            legacy = LegacyBusFace(updater, connection)
+            names.append(LEGACY_BUS_NAME)
+        updater.subscribe(self._show_status)
+        await connection.connect(names)
+        self._notifier.ready()
+        _log.info("ready", version=updater.status.current_version, verdict=updater.verdict.name)
+        scheduler = Scheduler(
+            first=policy.first_interval(settings.check.first, settings.check.fuzz).draw(self._rng),
+            tick=self._tick,
+            due=lambda at: updater.show(next_check=at),
+            clock=time.time,
+        )
+        tasks = [
+            asyncio.create_task(scheduler.run()),
+            asyncio.create_task(connection.stay()),
+            asyncio.create_task(keep_watchdog(self._notifier)),
+            asyncio.create_task(stop.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks[:2] + tasks[3:], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._notifier.stopping()
+            for task in tasks:
+                task.cancel()
+            await updater.stop_errand(Stopped("the daemon stops"))
+            face.close()
+            if legacy is not None:
+                legacy.close()
+            connection.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks, return_exceptions=True)
+        _log.info("stopped")
+
+
+def run(root: Path, extra: Sequence[Path]) -> int:
+    """Entry of ``bascule run``; the exit code."""
+    try:
+        daemon = Daemon(root, extra)
+    except BasculeError as error:
+        configure_logging()
+        _log.error("cannot start", error=error)
+        return int(error.exit)
+    configure_logging(level=daemon.settings.log.level, style=LOG_STYLES[daemon.settings.log.format])
+    try:
+        asyncio.run(daemon.run())
+    except BasculeError as error:
+        _log.error("cannot go on", error=error)
+        return int(error.exit)
+    return 0

@@ -1,0 +1,175 @@
+"""The hands of an attempt: streams, reads back, runs the new image's own step, leaves the markers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.assembly import Assembly
+from bascule.engine.checkpoint import CheckpointStore
+from bascule.engine.fetch import Credentials, FetchEvent, HttpSource, Kind
+from bascule.engine.ledger import write_durably
+from bascule.engine.markers import leave_markers
+from bascule.engine.omaha_client import post_omaha
+from bascule.engine.stream import Announced, Installed, Progress, install
+from bascule.engine.transport import Patience, Tls
+from bascule.engine.verify import VerifiedSlot, read_back
+from bascule.errors import LedgerError
+from bascule.updater.plan import InstallPlan
+
+if TYPE_CHECKING:
+    from bascule.engine.boot import ClearedSlot
+    from bascule.formats.omaha import Offer
+
+PROGRESS_INTERVAL = 0.2
+"""Seconds between progress lines at least: more often nobody reads them."""
+
+
+class RealHands:
+    """Implements `updater.attempt.Hands`.
+
+    Args:
+        say: tells the daemon.
+        attempt: id of the attempt, sent along with each request for the payload.
+    """
+
+    def __init__(self, assembly: Assembly, say: Callable[..., None], attempt: str) -> None:
+        self._assembly = assembly
+        self._say = say
+        self._attempt = attempt
+        self._store = CheckpointStore(assembly.state_directory / "checkpoint")
+        self._last = 0.0
+        self._began = False
+
+    # ── wire ─────────────────────────────────────────────────────────────────────────────────
+
+    def _tls(self) -> Tls:
+        server = self._assembly.settings.server
+        return Tls(server.ca_file, server.client_certificate, server.client_key)
+
+    def _patience(self) -> Patience:
+        download = self._assembly.settings.download
+        return Patience(
+            connect=download.connect_timeout,
+            stall_time=download.stall_time,
+            stall_rate=download.stall_rate,
+        )
+
+    async def post(self, body: bytes) -> bytes:
+        """One Omaha request. Raises ServerError."""
+        return await post_omaha(
+            self._assembly.settings.server.url, body, tls=self._tls(), patience=self._patience()
+        )
+
+    async def local_offer(self, options: Mapping[str, Any]) -> Offer | None:
+        """The offer of a file or static repository that the operator or the settings name."""
+        return None
+
+    def _heard(self, event: FetchEvent) -> None:
+        if event.kind is not Kind.ASKED:
+            self._say(
+                "note",
+                note="download-trouble",
+                facts={"what": event.kind.value, "offset": event.offset, "why": event.sentence},
+            )
+
+    def _source(self, offer: Offer) -> HttpSource:
+        download = self._assembly.settings.download
+        credentials = Credentials(download.user, download.password) if download.user else None
+        return HttpSource(
+            offer.urls,
+            size=offer.size,
+            max_failures=offer.max_failures,
+            retry_wait=download.retry_wait,
+            credentials=credentials,
+            attempt=self._attempt,
+            tls=self._tls(),
+            patience=self._patience(),
+            on_event=self._heard,
+        )
+
+    # ── payload ──────────────────────────────────────────────────────────────────────────────
+
+    def _observe(self, progress: Progress) -> None:
+        if not self._began and progress.bytes_done > 0:
+            self._began = True
+            self._say("event", event="BYTES_CAME", phase="download")
+        now = time.monotonic()
+        if now - self._last < PROGRESS_INTERVAL and progress.bytes_done < progress.bytes_total:
+            return
+        self._last = now
+        self._say(
+            "progress",
+            phase=progress.phase,
+            done=progress.bytes_done,
+            total=progress.bytes_total,
+            written=progress.written,
+            skipped=progress.skipped,
+        )
+
+    async def stream(self, plan: InstallPlan, cleared: ClearedSlot) -> Installed:
+        """As `attempt.Hands`."""
+        from bascule.engine.trust import read_keys
+
+        settings, layout, offer = self._assembly.settings, self._assembly.layout, plan.offer
+        return await install(
+            self._source(offer),
+            announced=Announced(
+                offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature
+            ),
+            keys=lambda: read_keys(Path(settings.trust.keys)),
+            require=frozenset(settings.trust.require),
+            cleared=cleared,
+            targets=layout.parts[plan.target],
+            sources=layout.parts[plan.origin],
+            checkpoint=self._store,
+            observer=self._observe,
+            workers=self._assembly.workers,
+        )
+
+    async def read_back(self, plan: InstallPlan, installed: Installed) -> VerifiedSlot:
+        """As `attempt.Hands`."""
+        verified = await read_back(
+            installed.signed, self._assembly.layout.parts[plan.target], observer=self._observe
+        )
+        await asyncio.to_thread(self._store.clear)
+        return verified
+
+    def resumable(self, plan: InstallPlan) -> bool:
+        """As `attempt.Hands`."""
+        return (self._store.folder / "record").exists()
+
+    # ── the new image's own step ─────────────────────────────────────────────────────────────
+
+    async def postinstall(self, plan: InstallPlan, installed: Installed) -> bool:
+        """As `attempt.Hands`."""
+        return False
+
+    async def baseline(self) -> Mapping[str, Any]:
+        """As `attempt.Hands`."""
+        return {}
+
+    # ── markers ──────────────────────────────────────────────────────────────────────────────
+
+    def remember_response(self, body: bytes, previous_version: str) -> None:
+        """Flatcar's prefs for a postinst, `previous-version` first: it compares their mtimes (6.4)."""
+        folder = self._assembly.settings.state.prefs
+        if not folder:
+            return
+        prefs = Path(folder)
+        try:
+            prefs.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_durably(prefs / "previous-version", previous_version.encode())
+            write_durably(prefs / "full-response", body)
+            if not (prefs / "aleph-version").exists():
+                write_durably(prefs / "aleph-version", self._assembly.host.version.encode())
+        except (OSError, LedgerError) as error:
+            self._say("note", note="prefs-not-written", facts={"why": str(error)})
+
+    def mark_staged(self) -> None:
+        """The markers for kured and for Flatcar's scripts; a reboot clears them."""
+        for trouble in leave_markers(self._assembly.run_directory):
+            self._say("note", note="marker-not-written", facts={"why": trouble})
