@@ -94,7 +94,11 @@ def unix(day: date, second: int, where: tzinfo, *, fold: int = 0) -> int:
 
 def clock_words(at: float, where: tzinfo) -> str:
     """A moment for a sentence: ``Thu 2024-03-28 23:00 CET``."""
-    shown = wall(at, where)
+    try:
+        shown = wall(at, where)
+    except (ValueError, OverflowError, OSError):
+        # A moment out of a damaged file must not end a sentence in a traceback.
+        return f"@{at:.0f}"
     return f"{_DAYS[shown.weekday()]} {shown:%Y-%m-%d %H:%M} {shown.tzname() or ''}".rstrip()
 
 
