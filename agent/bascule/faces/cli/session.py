@@ -1,0 +1,153 @@
+"""One run of ``updatectl``: its options, its connection, and how it speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bascule.errors import BasculeError, DaemonTooOld, Exit
+from bascule.faces.cli.text import Paint, printable
+
+if TYPE_CHECKING:
+    from bascule.faces.bus_client import BusClient
+
+__all__ = ["INTERFACE", "PATH", "SCHEMA", "Session"]
+
+NAME = "org.bascule.Update1"
+PATH = "/org/bascule/Update1"
+INTERFACE = "org.bascule.Update1"
+
+SCHEMA = 1
+"""Version of everything that ``--json`` prints; a member is never given another meaning."""
+
+
+class Session:
+    """What every verb is given.
+
+    Attributes:
+        json: whether ``--json`` was asked for.
+        now: the clock, unix seconds.
+    """
+
+    def __init__(self, *, as_json: bool, bus: str) -> None:
+        self.json = as_json
+        self.now = time.time
+        self.paint = Paint(sys.stdout)
+        self._address = bus
+        self._client: BusClient | None = None
+        self._agent: Any = None
+
+    @property
+    def client(self) -> BusClient:
+        """The connection, made when it is first needed."""
+        if self._client is None:
+            from bascule.faces.bus_client import BusClient
+
+            self._client = BusClient(self._address, NAME, interactive=self._may_ask())
+        return self._client
+
+    def reconnect(self) -> None:
+        """Forget the connection; the next use makes a new one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _may_ask(self) -> bool:
+        return os.geteuid() != 0 and sys.stdin is not None and sys.stdin.isatty()
+
+    def steer(self, member: str, signature: str = "", *body: Any) -> Any:
+        """Call a steering method; polkit may ask for a password on this terminal."""
+        if self._may_ask() and self._agent is None:
+            self._agent = _password_agent()
+        answer = self.client.call(PATH, INTERFACE, member, signature, body)
+        return answer[0] if answer else None
+
+    def status(self) -> dict[str, Any]:
+        """All properties of the daemon, as they are called on the bus."""
+        return self.client.properties(PATH, INTERFACE)
+
+    def document(self, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A read document of the daemon.
+
+        Raises:
+            DaemonTooOld: its schema is not one that this program knows.
+        """
+        from bascule.faces.bus_client import options as wired
+
+        (text,) = self.client.call(
+            PATH, INTERFACE, "Document", "sa{sv}", [name, wired(options or {})]
+        )
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise DaemonTooOld(f"the document {name} has a schema that is not {SCHEMA}")
+        return document
+
+    def say(self, text: str = "") -> None:
+        """A line for people, on stdout; nothing under ``--json``."""
+        if not self.json:
+            _write(sys.stdout, text if self.paint.on else printable(text))
+
+    def hint(self, text: str) -> None:
+        """A line for people, on stderr, so that a pipe does not carry it."""
+        if not self.json:
+            _write(sys.stderr, printable(text))
+
+    def result(self, value: Mapping[str, Any], ok: bool = True) -> None:
+        """The answer under ``--json``; nothing otherwise."""
+        if self.json:
+            _write(sys.stdout, json.dumps({"schema": SCHEMA, "ok": ok, **value}, indent=2))
+
+    def line(self, value: Mapping[str, Any]) -> None:
+        """One of several answers under ``--json``: an object per line, sent at once."""
+        if self.json:
+            _write(sys.stdout, json.dumps({"schema": SCHEMA, **value}))
+
+    def fail(self, error: BasculeError) -> Exit:
+        """Tell of an error as it should be told; returns the exit code."""
+        if self.json:
+            self.result({"error": error.as_dict()}, ok=False)
+        else:
+            paint = Paint(sys.stderr)
+            sentence = printable(str(error))
+            if not sentence.endswith((".", "!", "?")):
+                sentence += "."
+            _write(sys.stderr, paint.bad("updatectl: ") + sentence)
+            _write(sys.stderr, f"  {printable(error.remedy)}")
+        return error.exit
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        if self._agent is not None:
+            self._agent.terminate()
+            self._agent.wait()
+
+
+def _write(stream: Any, text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _password_agent() -> Any:
+    """polkit's text agent for this process, as systemctl starts it; None where there is none."""
+    import subprocess
+
+    read, write = os.pipe()
+    try:
+        agent = subprocess.Popen(
+            ["pkttyagent", "--notify-fd", str(write), "--fallback", "--process", str(os.getpid())],
+            pass_fds=[write],
+        )
+    except OSError:
+        agent = None
+    finally:
+        os.close(write)
+    if agent is not None:
+        # It closes the descriptor when it is registered, or when it fails.
+        os.read(read, 1)
+    os.close(read)
+    return agent
