@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omaha_mock.schema import HOLE, OPERATION_NAMES
 
-__all__ = ["BLOCK", "Extent", "Info", "Operation", "extents_of", "runs"]
+__all__ = ["BLOCK", "Extent", "Info", "Operation", "Planned", "extents_of"]
 
 BLOCK = 4096
 
@@ -49,6 +49,17 @@ class Operation:
         return OPERATION_NAMES.get(self.type, f"type {self.type}")
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One operation to be written: its kind, its bytes, what it reads and what it makes."""
+
+    kind: str
+    blob: bytes
+    source: tuple[Extent, ...]
+    target: tuple[Extent, ...]
+    source_sha256: bytes | None
+
+
 def extents_of(blocks: Iterable[int]) -> tuple[Extent, ...]:
     """Blocks in the order given, as the fewest extents that keep this order."""
     extents: list[Extent] = []
@@ -63,9 +74,3 @@ def extents_of(blocks: Iterable[int]) -> tuple[Extent, ...]:
     if count:
         extents.append(Extent(start, count))
     return tuple(extents)
-
-
-def runs(extents: Iterable[Extent], block_size: int = BLOCK) -> Iterable[tuple[int, int]]:
-    """(offset, length) in bytes of each extent; offset -1 for a hole."""
-    for extent in extents:
-        yield (-1 if extent.hole else extent.start * block_size, extent.blocks * block_size)

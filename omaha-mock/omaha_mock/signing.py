@@ -42,6 +42,10 @@ class SigningKey:
     private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
     @property
+    def rsa(self) -> bool:
+        return isinstance(self.private, rsa.RSAPrivateKey)
+
+    @property
     def maximum(self) -> int:
         """The longest signature in bytes that this key makes."""
         if isinstance(self.private, rsa.RSAPrivateKey):
