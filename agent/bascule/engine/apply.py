@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from bascule.engine.carry import Ground, Outcome, carry_out
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.device import PIECE
 from bascule.engine.order import Order, Step
+from bascule.engine.thread import finished
 from bascule.errors import Stopped, StorageError
 from bascule.formats.manifest import Extent, Manifest, Operation
 
@@ -31,6 +33,16 @@ PATIENCE = 5.0
 
 _BATCH_COST = 1 << 20
 _BATCH_COUNT = 64
+
+
+class Lane(Protocol):
+    """What the applier needs of `engine.lane.HashLane`."""
+
+    marked: int
+
+    def kick(self) -> None:
+        """Hash what is there."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class Applier:
         first: int,
         workers: int,
         clock: Callable[[], float],
-        hashed: Callable[[], int],
+        lane: Lane,
         record: Callable[[int], None] | None,
         store: CheckpointStore | None,
         budget: int = BUDGET,
@@ -71,7 +83,7 @@ class Applier:
             first: index of the first operation to carry out; all before it are on the medium.
             workers: threads.
             clock: seconds, monotonic.
-            hashed: every byte of the operations below this index is in the running digests.
+            lane: hashes the payload; a checkpoint never passes what it has marked.
             record: makes a durable record of a prefix (called in a thread, after the flush), or
                 None for an installation that cannot be resumed.
             store: where a journal goes.
@@ -82,7 +94,7 @@ class Applier:
         self._manifest = manifest
         self._grounds = grounds
         self._clock = clock
-        self._hashed = hashed
+        self._lane = lane
         self._record = record
         self._store = store
         self._budget = budget
@@ -97,6 +109,7 @@ class Applier:
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
         self._batch: list[_Job] = []
+        self._batched: set[int] = set()
         self._in_flight = 0
         self._done: set[int] = set()
         self._running: set[asyncio.Future[list[Outcome]]] = set()
@@ -121,17 +134,16 @@ class Applier:
             self._finish(operation.index)
             return
         job = _Job(step, blob, len(blob) + min(_room(operation, self._manifest), PIECE))
-        batched = {each.step.operation.index for each in self._batch}
-        waits = {i for i in step.after if i >= self.prefix and i not in self._done} - batched
         if step.keeps:
             await self._alone(job)
             return
-        if waits or step.barrier > self.durable:
+        waits = {i for i in step.after if not self._is_done(i)}
+        full = self._in_flight > 0 and self._in_flight + job.cost > self._budget
+        if full or step.barrier > self.durable or waits - self._batched:
+            # Once the batch is on its way, what it holds can no longer be relied on by order.
             self.kick()
-            await self._until(lambda: all(i < self.prefix or i in self._done for i in waits))
+            await self._until(lambda: all(self._is_done(i) for i in waits))
             await self._reach(step.barrier)
-        if self._in_flight and self._in_flight + job.cost > self._budget:
-            self.kick()
             await self._until(
                 lambda: not self._in_flight or self._in_flight + job.cost <= self._budget
             )
@@ -145,7 +157,7 @@ class Applier:
     def kick(self) -> None:
         """Start what has been gathered: small operations go to a worker several at a time."""
         if self._batch:
-            batch, self._batch = self._batch, []
+            batch, self._batch, self._batched = self._batch, [], set()
             self._start(lambda: self._work(batch), sum(job.cost for job in batch))
 
     async def complete(self) -> None:
@@ -171,10 +183,10 @@ class Applier:
             StorageError: a flush failed; nothing was recorded.
         """
         async with self._sync_lock:
-            prefix = min(self.prefix, self._hashed())
+            prefix = min(self.prefix, self._lane.marked)
             self._since, self._last = 0, self._clock()
             loop = asyncio.get_running_loop()
-            await _finished(loop.run_in_executor(self._sync_thread, self._sync, prefix))
+            await finished(loop.run_in_executor(self._sync_thread, self._sync, prefix))
             self.durable = prefix
             self._changed.set()
 
@@ -202,6 +214,9 @@ class Applier:
 
     # ── conditions ───────────────────────────────────────────────────────────────────────────
 
+    def _is_done(self, index: int) -> bool:
+        return index < self.prefix or index in self._done
+
     async def _until(self, ready: Callable[[], bool]) -> None:
         while True:
             if self._failure is not None:
@@ -217,7 +232,8 @@ class Applier:
             await self._until(lambda: self.prefix >= barrier)
             return
         while self.durable < barrier:
-            await self._until(lambda: min(self.prefix, self._hashed()) >= barrier)
+            self._lane.kick()
+            await self._until(lambda: min(self.prefix, self._lane.marked) >= barrier)
             await self.checkpoint()
 
     async def _alone(self, job: _Job) -> None:
@@ -237,6 +253,7 @@ class Applier:
 
     def _take(self, job: _Job) -> None:
         self._batch.append(job)
+        self._batched.add(job.step.operation.index)
         self._in_flight += job.cost
         self.peak = max(self.peak, self._in_flight)
 
@@ -290,7 +307,7 @@ class Applier:
     def _maybe_checkpoint(self) -> None:
         if self._record is None or self._sync_task is not None or self._stop.is_set():
             return
-        if min(self.prefix, self._hashed()) <= self.durable:
+        if min(self.prefix, self._lane.marked) <= self.durable:
             return
         if self._since < self._interval and self._clock() - self._last < PATIENCE:
             return
@@ -322,19 +339,6 @@ def _copy(ground: Ground, start: int, blocks: int) -> list[Outcome]:
 
 def _room(operation: Operation, manifest: Manifest) -> int:
     return sum(extent.blocks for extent in operation.target) * manifest.block_size
-
-
-async def _finished(future: asyncio.Future[None]) -> None:
-    """Wait for a thread to its end even if cancelled: it must not outlive its devices."""
-    cancelled = False
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            cancelled = True
-    future.result()
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 __all__ = ["BUDGET", "INTERVAL", "PATIENCE", "Applier"]

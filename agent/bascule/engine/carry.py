@@ -228,9 +228,9 @@ class Writer:
 
     def finish(self) -> None:
         """No more bytes: the last one's block is filled with zeros."""
-        if self._rest:
-            self._lay(memoryview(self._rest.ljust(self._ground.block, b"\0")))
-            self._rest = b""
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._lay(memoryview(rest.ljust(self._ground.block, b"\0")), data=len(rest))
 
     def restore(self, bare: frozenset[int]) -> None:
         """Blocks of the extents that got no bytes keep what the booted slot has there.
@@ -249,7 +249,8 @@ class Writer:
             self._number += 1
             self._inside = 0
 
-    def _lay(self, view: memoryview) -> None:
+    def _lay(self, view: memoryview, data: int | None = None) -> None:
+        """Args: data: how many of the bytes are not padding, if not all are."""
         block = self._ground.block
         while view:
             if self._number >= len(self._extents):
@@ -260,14 +261,17 @@ class Writer:
             length = min(len(view), (extent.blocks - self._inside) * block)
             if not extent.hole:
                 offset = (extent.start + self._inside) * block
-                if offset + length > self._ground.target.size:
+                over = offset + length - self._ground.target.size
+                if 0 < over < block and data is not None and over <= len(view) - data:
+                    view, length = view[:-over], length - over
+                elif over > 0:
                     raise OperationFailed(
                         f"operation {self._operation.index} writes past the end of "
                         f"{self._operation.part} ({self._ground.target.size} bytes)"
                     )
                 self._count(self._ground.target.update(offset, view[:length], block))
             view = view[length:]
-            self._inside += length // block
+            self._inside += -(-length // block)
             if self._inside == extent.blocks:
                 self._number += 1
                 self._inside = 0

@@ -40,6 +40,7 @@ class HashLane:
         self._batch: list[tuple[bytes, frozenset[str], int | None]] = []
         self._batch_size = 0
         self._waiting = 0
+        self._failure: BaseException | None = None
         self._running: asyncio.Future[None] | None = None
         self._states: dict[int, Mapping[str, bytes]] = {}
         self._note(first)
@@ -56,6 +57,8 @@ class HashLane:
         self.peak = max(self.peak, self._waiting)
         while self._waiting > BACKLOG and self._running is not None:
             await asyncio.wait([self._running])
+        if self._failure is not None:
+            raise self._failure
         if self._batch_size >= BATCH:
             self._start()
 
@@ -69,6 +72,8 @@ class HashLane:
             self._start()
             if self._running is not None:
                 await asyncio.wait([self._running])
+        if self._failure is not None:
+            raise self._failure
 
     def states(self, index: int) -> Mapping[str, bytes]:
         """States of the digests before operation `index`; empty where they cannot be exported.
@@ -108,9 +113,10 @@ class HashLane:
     def _hashed(self, done: asyncio.Future[None], mark: int | None, size: int) -> None:
         self._running = None
         self._waiting -= size
-        done.result()
-        if mark is not None:
+        if (error := done.exception()) is not None:
+            self._failure = error
+            self._batch.clear()
+        elif mark is not None:
             self.marked = mark
         self._moved()
-        if self._batch_size >= BATCH:
-            self._start()
+        self._start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import mmap
 import queue
@@ -12,6 +13,7 @@ from dataclasses import InitVar, dataclass, field
 
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.device import Device, Region, open_source
+from bascule.engine.thread import in_thread
 from bascule.errors import (
     KernelMismatch,
     PartsMissing,
@@ -149,26 +151,13 @@ async def read_back(
         if observer is not None:
             observer(done, total)
 
+    def tell(size: int) -> None:
+        loop.call_soon_threadsafe(moved, size)
+
     for name, region, info, file in wanted:
         stop = threading.Event()
-        work = asyncio.ensure_future(
-            asyncio.to_thread(
-                _compare,
-                name,
-                region,
-                info,
-                file,
-                lambda size: loop.call_soon_threadsafe(moved, size) and None,
-                stop,
-            )
-        )
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop.set()
-            await asyncio.wait([work])
-            work.exception()
-            raise
+        work = functools.partial(_compare, name, region, info, file, tell, stop)
+        await in_thread(work, stop)
     return VerifiedSlot(cleared.slot, signed, maker=_MAKER)
 
 

@@ -1,0 +1,250 @@
+"""The parts of one installation: does everything fit, and who holds the devices open."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+
+from bascule.engine.carry import Ground
+from bascule.engine.claim import refuse_booted
+from bascule.engine.device import PIECE, Device, Region, open_source, open_target
+from bascule.engine.newfile import NewFile, partial_path, shortfall
+from bascule.engine.verify import sha256_of, skippable
+from bascule.errors import (
+    NotEnoughSpace,
+    PartsMissing,
+    SourceMismatch,
+    StorageError,
+)
+from bascule.formats.manifest import Manifest, Part, PartInfo
+
+
+class Parts:
+    """Targets and sources of one manifest.
+
+    Attributes:
+        grounds: part name → open devices, between `open` and `close`.
+        written, skipped: bytes, by `carry_over`.
+        source_bytes: bytes that `check_sources` hashes.
+    """
+
+    def __init__(
+        self, manifest: Manifest, targets: Mapping[str, Region], sources: Mapping[str, Region]
+    ) -> None:
+        self.grounds: dict[str, Ground] = {}
+        self.written = self.skipped = 0
+        self._manifest = manifest
+        self._targets = targets
+        self._sources = sources
+        self._files: dict[str, NewFile] = {}
+        self._devices: list[Device] = []
+        self._carried_info: Mapping[str, PartInfo] = {}
+        self._wanted: list[Part] = [
+            part for part in manifest.parts if part.known and part.name in targets
+        ]
+        named = {part.name for part in manifest.parts}
+        self._carried: list[str] = sorted(set(targets) - named)
+        self.source_bytes = sum(p.old.size for p in self._wanted if p.old is not None)
+
+    @property
+    def flushes(self) -> int:
+        """fdatasync calls so far."""
+        return sum(device.flushes for device in self._devices)
+
+    def preflight(self) -> None:
+        """Everything that can be known to be wrong before a byte of data is fetched.
+
+        Raises:
+            PartsMissing: payload and host have different parts.
+            SourceMismatch: a delta's source is missing or too small.
+            NotEnoughSpace: targets are too small; the message has every figure.
+            WouldTouchBootedSlot: a target is part of the booted slot.
+        """
+        self._check_names()
+        for name in (*(part.name for part in self._wanted), *self._carried):
+            refuse_booted(self._targets[name], self._sources.values())
+        short = [line for part in self._wanted for line in self._shortfall(part)]
+        if short:
+            raise NotEnoughSpace("; ".join(short), shortfalls=short)
+        for part in self._wanted:
+            if not reads_source(part):
+                continue
+            if part.name not in self._sources:
+                raise SourceMismatch(f"{part.name} is a delta and there is no old {part.name}")
+            if part.old is not None:
+                source = open_source(self._sources[part.name])
+                size = source.size
+                source.close()
+                if size < part.old.size:
+                    raise SourceMismatch(
+                        f"old {part.name} has {size} bytes, the delta starts from {part.old.size}"
+                    )
+
+    def check_sources(self, moved: Callable[[int], None], stop: threading.Event) -> None:
+        """Hash the whole of each source that the manifest has a hash for. Blocking.
+
+        Raises:
+            SourceMismatch: error number 20.
+        """
+        for part in self._wanted:
+            if part.old is None or part.name not in self._sources:
+                continue
+            source = open_source(self._sources[part.name])
+            try:
+                found = sha256_of(source, part.old.size, moved=moved, stop=stop)
+            finally:
+                source.close()
+            if found != part.old.sha256:
+                raise SourceMismatch(
+                    f"{part.name} at {self._sources[part.name].path} is {found.hex()[:16]}…, "
+                    f"the delta starts from {part.old.sha256.hex()[:16]}…",
+                    part=part.name,
+                )
+
+    def open(self, *, resume: bool, done: int = 0) -> bool:
+        """Open every device.
+
+        Args:
+            resume: keep what an earlier attempt wrote into files.
+            done: operations below this index are on the medium.
+
+        Returns:
+            Whether what an earlier attempt wrote is still there (always true unless `resume`).
+        """
+        block = self._manifest.block_size
+        booted = tuple(self._sources.values())
+        for part in self._wanted:
+            region = self._targets[part.name]
+            assert part.new is not None
+            if region.file:
+                begun = bool(part.operations) and part.operations[0].index < done
+                if resume and begun and not self._still_there(part, done):
+                    return False
+                room = -(-part.new.size // block) * block
+                file = NewFile(region, room, resume=resume and begun, booted=booted)
+                self._files[part.name] = file
+                target = file.device
+            else:
+                target = open_target(region, booted=booted)
+            self._devices.append(target)
+            source = None
+            if reads_source(part):
+                source = open_source(self._sources[part.name])
+                self._devices.append(source)
+            self.grounds[part.name] = Ground(target, source, block)
+        return True
+
+    def carry_over(self) -> Mapping[str, PartInfo]:
+        """Copy the parts that the payload does not name from the booted slot. Blocking."""
+        carried: dict[str, PartInfo] = {}
+        for name in self._carried:
+            source = open_source(self._sources[name])
+            self._devices.append(source)
+            region = self._targets[name]
+            if region.file:
+                self._files[name] = NewFile(
+                    region, source.size, resume=False, booted=self._sources.values()
+                )
+                target = self._files[name].device
+            else:
+                target = open_target(region, booted=self._sources.values())
+            self._devices.append(target)
+            if target.size < source.size:
+                raise NotEnoughSpace(f"{name} has {target.size} bytes of {source.size} needed")
+            digest = hashlib.sha256()
+            for start in range(0, source.size, PIECE):
+                data = source.read(start, min(PIECE, source.size - start))
+                digest.update(data)
+                written, skipped = target.update(start, data)
+                self.written += written
+                self.skipped += skipped
+            target.flush()
+            carried[name] = PartInfo(source.size, digest.digest())
+        self._carried_info = carried
+        return carried
+
+    def commit(self) -> None:
+        """Put the files in place: the payload is proven."""
+        sizes = {part.name: part.new.size for part in self._wanted if part.new is not None}
+        sizes |= {name: info.size for name, info in self._carried_info.items()}
+        for name, file in self._files.items():
+            file.commit(sizes[name])
+
+    def abandon(self) -> None:
+        """Close everything; unfinished files vanish."""
+        for file in self._files.values():
+            with contextlib.suppress(StorageError):
+                file.abandon()
+        self.close()
+
+    def close(self) -> None:
+        """Close everything; unfinished files stay for a later attempt."""
+        for device in self._devices:
+            device.close()
+
+    def _check_names(self) -> None:
+        missing = [
+            part.name
+            for part in self._manifest.parts
+            if part.name not in self._targets and not skippable(part)
+        ]
+        if missing:
+            raise PartsMissing(f"the payload fills {', '.join(missing)}, which has no target here")
+        if not self._carried:
+            return
+        may = self._manifest.partial or self._manifest.major == 1
+        without = [n for n in self._carried if not may or n not in self._sources]
+        if without:
+            raise PartsMissing(f"the payload has nothing for {', '.join(without)}")
+
+    def _shortfall(self, part: Part) -> list[str]:
+        region = self._targets[part.name]
+        assert part.new is not None
+        if region.file:
+            block = self._manifest.block_size
+            lacking = shortfall(region.path, -(-part.new.size // block) * block)
+            return (
+                [f"{part.name}: {region.path.parent} lacks {lacking} bytes of {part.new.size}"]
+                if lacking
+                else []
+            )
+        device = open_source(region)
+        size = device.size
+        device.close()
+        if size >= part.new.size:
+            return []
+        return [f"{part.name}: {region.path} has {size} bytes of {part.new.size} needed"]
+
+    def _still_there(self, part: Part, done: int) -> bool:
+        """Whether the bytes of an unfinished file are there, or were put in place already."""
+        region = self._targets[part.name]
+        aside = partial_path(region.path)
+        if aside.is_file():
+            return True
+        assert part.new is not None
+        if part.operations[-1].index >= done or not region.path.is_file():
+            return False
+        finished = open_source(region)
+        try:
+            if finished.size != part.new.size:
+                return False
+            if sha256_of(finished, part.new.size) != part.new.sha256:
+                return False
+        finally:
+            finished.close()
+        # Nothing boots from the slot, so the file may go back to being unfinished.
+        try:
+            region.path.rename(aside)
+        except OSError as error:
+            raise StorageError(f"{region.path}: {error.strerror}") from error
+        return True
+
+
+def reads_source(part: Part) -> bool:
+    """Whether applying the part reads the booted slot."""
+    return part.in_place or part.old is not None
+
+
+__all__ = ["Parts", "reads_source"]
