@@ -43,6 +43,7 @@ class RealHands:
         self._store = CheckpointStore(assembly.state_directory / "checkpoint")
         self._last = 0.0
         self._began = False
+        self._cleared: ClearedSlot | None = None
 
     # ── wire ─────────────────────────────────────────────────────────────────────────────────
 
@@ -54,8 +55,8 @@ class RealHands:
         download = self._assembly.settings.download
         return Patience(
             connect=download.connect_timeout,
-            stall_time=download.stall_time,
             stall_rate=download.stall_rate,
+            stall_time=download.stall_time,
         )
 
     async def post(self, body: bytes) -> bytes:
@@ -76,12 +77,14 @@ class RealHands:
                 facts={"what": event.kind.value, "offset": event.offset, "why": event.sentence},
             )
 
-    def _source(self, offer: Offer) -> HttpSource:
+    def _source(self, plan: InstallPlan) -> HttpSource:
+        offer = plan.offer
         download = self._assembly.settings.download
         credentials = Credentials(download.user, download.password) if download.user else None
         return HttpSource(
             offer.urls,
             size=offer.size,
+            start=plan.url_index % len(offer.urls),
             max_failures=offer.max_failures,
             retry_wait=download.retry_wait,
             credentials=credentials,
@@ -94,7 +97,7 @@ class RealHands:
     # ── payload ──────────────────────────────────────────────────────────────────────────────
 
     def _observe(self, progress: Progress) -> None:
-        if not self._began and progress.bytes_done > 0:
+        if not self._began and progress.phase == "download" and progress.bytes_done > 0:
             self._began = True
             self._say("event", event="BYTES_CAME", phase="download")
         now = time.monotonic()
@@ -115,13 +118,15 @@ class RealHands:
         from bascule.engine.trust import read_keys
 
         settings, layout, offer = self._assembly.settings, self._assembly.layout, plan.offer
+        self._cleared = cleared
         return await install(
-            self._source(offer),
+            self._source(plan),
             announced=Announced(
                 offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature
             ),
             keys=lambda: read_keys(Path(settings.trust.keys)),
             require=frozenset(settings.trust.require),
+            any_of=settings.trust.match == "any",
             cleared=cleared,
             targets=layout.parts[plan.target],
             sources=layout.parts[plan.origin],
@@ -132,8 +137,17 @@ class RealHands:
 
     async def read_back(self, plan: InstallPlan, installed: Installed) -> VerifiedSlot:
         """As `attempt.Hands`."""
+
+        def observe(done: int, total: int) -> None:
+            self._observe(Progress("verify", done, total))
+
+        assert self._cleared is not None
         verified = await read_back(
-            installed.signed, self._assembly.layout.parts[plan.target], observer=self._observe
+            installed.signed,
+            self._assembly.layout.parts[plan.target],
+            cleared=self._cleared,
+            carried=installed.carried,
+            observer=observe,
         )
         await asyncio.to_thread(self._store.clear)
         return verified

@@ -255,7 +255,7 @@ class Attempt:
         )
         if not (terms.now or terms.dev_mode):
             payload_state.refuse_if_backing_off(kept["state"], offer, self._clock())
-        return plan
+        return replace(plan, url_index=kept["state"].url_index)
 
     async def install(self, plan: InstallPlan) -> Outcome:
         """Carry `plan` out up to the staged slot. Raises many; nothing is bootable unless it returns."""
@@ -266,6 +266,7 @@ class Attempt:
 
         installed = await self._hands.stream(plan, cleared)
         self._say("event", event="PAYLOAD_PROVEN", phase="verify")
+        await asyncio.to_thread(self._ledger.update, self._count_download(plan))
         await self._outbox.say(policy.PROVEN)
         proven = self._clock()
 
@@ -307,6 +308,16 @@ class Attempt:
             lowers_floor=plan.lowers_floor,
         )
 
+    def _count_download(self, plan: InstallPlan) -> Callable[[Record], Record]:
+        """Back-off begins with each whole download: one that boots badly is not fetched at once."""
+
+        def change(record: Record) -> Record:
+            state = payload_state.PayloadState.from_dict(record.payload_state)
+            state = payload_state.downloaded(state, plan.offer, self._clock(), self._jitter())
+            return replace(record, payload_state=state.as_dict())
+
+        return change
+
     def _clear(self, plan: InstallPlan) -> ClearedSlot:
         self._ledger.update(
             lambda r: replace(
@@ -326,18 +337,7 @@ class Attempt:
         self._boot.stage(verified, self._terms.tries)
         done = self._intent(plan, Phase.STAGED).as_dict()
 
-        def change(record: Record) -> Record:
-            state = payload_state.downloaded(
-                payload_state.PayloadState.from_dict(record.payload_state),
-                plan.offer,
-                self._clock(),
-                self._jitter(),
-            )
-            return replace(
-                record, intent=done, previous_version=plan.running, payload_state=state.as_dict()
-            )
-
-        self._ledger.update(change)
+        self._ledger.set(intent=done, previous_version=plan.running)
         self._hands.mark_staged()
 
     # ── failure ──────────────────────────────────────────────────────────────────────────────

@@ -20,6 +20,7 @@ class InstallPlan:
         attempt: id of the attempt that carries the plan out.
         target: the slot that will be written; `origin` the one that runs, and stays.
         running: the running release.
+        url_index: the address to begin with (reference 3.5).
         lowers_floor: an explicit downgrade; the version floor follows it down once it is blessed.
     """
 
@@ -29,6 +30,7 @@ class InstallPlan:
     origin: Slot
     running: str
     lowers_floor: bool
+    url_index: int = 0
 
 
 def make_plan(
