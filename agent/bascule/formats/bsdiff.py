@@ -112,18 +112,20 @@ class _Stream:
     def _more(self) -> bytes:
         decoder = self._decoder
         while not decoder.done:
-            data = b""
+            data, starved = b"", False
             if decoder.hungry:
                 data = bytes(self._data[self._at : self._at + _FEED])
                 self._at += len(data)
-                if not data:
-                    break
+                # A brotli decoder that would take more input may hold back output all the same.
+                starved = not data
             try:
                 out = decoder.more(data)
             except OSError as error:
                 raise OperationFailed(f"the patch's {self._name} stream: {error}") from None
             if out:
                 return out
+            if starved:
+                break
         raise OperationFailed(f"the patch's {self._name} stream ends too early")
 
 
