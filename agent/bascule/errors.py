@@ -11,13 +11,12 @@ Number source: Flatcar update_engine ``action_processor.h`` (reference 3.9).
 from __future__ import annotations
 
 import enum
-import uuid
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 __all__ = ["BasculeError", "Exit", "catalogue", "omaha_code"]
 
-_MESSAGE_NAMESPACE = uuid.UUID("5b1f6c1e-6a0e-4c9c-9c0a-3f2d7f0b1a55")
+_MESSAGE_NAMESPACE = "5b1f6c1e-6a0e-4c9c-9c0a-3f2d7f0b1a55"
 
 
 class Exit(enum.IntEnum):
@@ -103,7 +102,9 @@ class BasculeError(Exception):
     @classmethod
     def message_id(cls) -> str:
         """Journal MESSAGE_ID: 32 hexadecimal digits, derived from the id (RFC 9562 version 5)."""
-        return uuid.uuid5(_MESSAGE_NAMESPACE, cls.id).hex
+        import uuid  # 4 ms, which every command would pay
+
+        return uuid.uuid5(uuid.UUID(_MESSAGE_NAMESPACE), cls.id).hex
 
     def as_dict(self) -> dict[str, Any]:
         """The error as ``--json`` prints it and as the errand reports it to the daemon."""

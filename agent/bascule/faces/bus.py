@@ -9,6 +9,7 @@ its introspection data.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -371,6 +372,8 @@ def _job_path(job: Job) -> str:
 
 
 def _job_view(job: Job, status: Status) -> JobView:
+    # The updater changes its job in place; what was shown must stay to tell what has changed.
+    job = dataclasses.replace(job)
     if job.result:
         return JobView(job, job.result, "", 1.0 if job.result == "done" else 0.0)
     total = max(0, status.bytes_total)

@@ -6,7 +6,6 @@ costs a third of the CPU time of dbus-fast at start.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -257,6 +256,8 @@ def _rebuild(name: str, body: Sequence[Any]) -> BasculeError:
         if tail in _UNKNOWN:
             return DaemonTooOld(text)
     if name.startswith(ERROR_PREFIX):
+        import json
+
         data: Any = None
         if len(body) > 1 and isinstance(body[1], str):
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -76,6 +75,8 @@ class Session:
         Raises:
             DaemonTooOld: its schema is not one that this program knows.
         """
+        import json
+
         from bascule.faces.bus_client import options as wired
 
         (text,) = self.client.call(
@@ -99,12 +100,12 @@ class Session:
     def result(self, value: Mapping[str, Any], ok: bool = True) -> None:
         """The answer under ``--json``; nothing otherwise."""
         if self.json:
-            _write(sys.stdout, json.dumps({"schema": SCHEMA, "ok": ok, **value}, indent=2))
+            _write(sys.stdout, _json({"schema": SCHEMA, "ok": ok, **value}, indent=2))
 
     def line(self, value: Mapping[str, Any]) -> None:
         """One of several answers under ``--json``: an object per line, sent at once."""
         if self.json:
-            _write(sys.stdout, json.dumps({"schema": SCHEMA, **value}))
+            _write(sys.stdout, _json({"schema": SCHEMA, **value}))
 
     def fail(self, error: BasculeError) -> Exit:
         """Tell of an error as it should be told; returns the exit code."""
@@ -125,6 +126,12 @@ class Session:
         if self._agent is not None:
             self._agent.terminate()
             self._agent.wait()
+
+
+def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    import json
+
+    return json.dumps(value, indent=indent)
 
 
 def _write(stream: Any, text: str) -> None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import bascule
 from bascule.errors import Exit, UsageError
@@ -24,8 +22,11 @@ __all__ = ["GROUPS", "VERBS", "Verb", "build", "handler_of", "parse"]
 Add = Callable[[argparse.ArgumentParser], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+class Verb(NamedTuple):
     """One command of ``updatectl``.
 
     Attributes:
@@ -42,7 +43,7 @@ class Verb:
     help: str
     more: str = ""
     group: str = "look"
-    arguments: Add = lambda parser: None
+    arguments: Add = _nothing
 
 
 GROUPS = {
@@ -251,6 +252,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if "--json" in sys.argv:
+            import json
+
             error = UsageError(message)
             sys.stdout.write(
                 json.dumps({"schema": 1, "ok": False, "error": error.as_dict()}, indent=2) + "\n"
@@ -288,7 +291,7 @@ def build(only: str = "") -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"updatectl {bascule.__version__}")
     _global_options(parser, default=True)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, prog=parser.prog)
     for verb in VERBS:
         if only and verb.name != only:
             continue
