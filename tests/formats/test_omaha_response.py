@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -418,3 +420,13 @@ def test_an_offer_survives_the_errands_pipe() -> None:
     )
     crossed: dict[str, Any] = json.loads(json.dumps(found.as_dict()))
     assert Offer.from_dict(crossed) == found
+
+
+def test_the_types_come_without_an_xml_parser_and_the_source_without_aiohttp() -> None:
+    code = (
+        "import sys, bascule.formats.omaha, bascule.updater.policy, bascule.updater.payload_state;"
+        "import bascule.engine.fetch, bascule.engine.omaha_client, bascule.engine.host;"
+        "print([m for m in ('pyexpat', 'defusedxml', 'aiohttp', 'yarl') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,7 +1,8 @@
-"""Omaha v3, the protocol between this host and its update server: one door to its three rooms."""
+"""Omaha v3, the protocol between this host and its update server: one door to its rooms."""
 
 from __future__ import annotations
 
+from bascule.formats.omaha_offer import Offer, Package, Response
 from bascule.formats.omaha_request import (
     DEFAULT_APPID,
     ON_DEMAND,
@@ -12,7 +13,7 @@ from bascule.formats.omaha_request import (
     build_request,
     check_event,
 )
-from bascule.formats.omaha_response import Offer, Package, Response, parse_response, server_words
+from bascule.formats.omaha_response import parse_response, server_words
 from bascule.formats.omaha_words import REFUSALS, Refusal, refusal
 
 __all__ = [

@@ -10,11 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-from xml.etree.ElementTree import Element, TreeBuilder
 
 from bascule.errors import (
     DeferredByServer,
@@ -23,139 +20,22 @@ from bascule.errors import (
     ResponseNotXml,
     ServerRefused,
 )
+from bascule.formats.omaha_offer import DEFAULT_MAX_FAILURES, Offer, Package, Response
 from bascule.formats.omaha_words import refusal
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 MAX_BODY = 1 << 20
 """Bytes of a response that are looked at at most."""
 
-MAX_DEPTH = 16
-MAX_ELEMENTS = 4096
 MAX_URLS = 32
 MAX_PACKAGES = 256
 MAX_NAME = 1024
 MAX_URL = 8192
 MAX_SIZE = 1 << 62
-DEFAULT_MAX_FAILURES = 10
 
 _SMALLEST_RSA_SIGNATURE = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """A further package of the offer (system extensions), which only the postinstall hook reads.
-
-    Attributes:
-        size: bytes, 0 where the server does not say.
-        sha256: 32 bytes, or None where the server does not say.
-        required: the server marks it as indispensable.
-    """
-
-    name: str
-    size: int
-    sha256: bytes | None
-    required: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form; digests in hexadecimal."""
-        return {
-            "name": self.name,
-            "size": self.size,
-            "sha256": self.sha256.hex() if self.sha256 is not None else None,
-            "required": self.required,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What the server offers: one payload and where it lies.
-
-    Attributes:
-        version: informational; may be "".
-        urls: complete addresses of the payload, in the server's order, http or https only.
-        name: the payload's file name (may have a query string).
-        size: bytes of the whole payload file, signature included.
-        sha256: of the whole payload file, 32 bytes.
-        is_delta: the payload needs the running release as its source.
-        max_failures: transient failures per URL before the next one is used, at least 1.
-        disable_backoff: the server asks that failed payloads be tried again at once.
-        metadata_size: bytes of header and manifest, or None.
-        metadata_signature: raw RSA signature over the metadata, or None; never without the size.
-        packages: everything but the payload.
-        attributes: what the server said on ``manifest`` and on the postinstall action, as it stands.
-    """
-
-    version: str
-    urls: tuple[str, ...]
-    name: str
-    size: int
-    sha256: bytes
-    is_delta: bool = False
-    max_failures: int = DEFAULT_MAX_FAILURES
-    disable_backoff: bool = False
-    metadata_size: int | None = None
-    metadata_signature: bytes | None = None
-    packages: tuple[Package, ...] = ()
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form, as the errand hands it to the daemon; bytes in hexadecimal."""
-        signature = self.metadata_signature
-        return {
-            "version": self.version,
-            "urls": list(self.urls),
-            "name": self.name,
-            "size": self.size,
-            "sha256": self.sha256.hex(),
-            "is_delta": self.is_delta,
-            "max_failures": self.max_failures,
-            "disable_backoff": self.disable_backoff,
-            "metadata_size": self.metadata_size,
-            "metadata_signature": signature.hex() if signature is not None else None,
-            "packages": [package.as_dict() for package in self.packages],
-            "attributes": dict(self.attributes),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Offer:
-        """Rebuild an offer that crossed a pipe. Raises ValueError, KeyError or TypeError."""
-        signature = data["metadata_signature"]
-        return cls(
-            version=str(data["version"]),
-            urls=tuple(str(url) for url in data["urls"]),
-            name=str(data["name"]),
-            size=int(data["size"]),
-            sha256=bytes.fromhex(data["sha256"]),
-            is_delta=bool(data["is_delta"]),
-            max_failures=int(data["max_failures"]),
-            disable_backoff=bool(data["disable_backoff"]),
-            metadata_size=data["metadata_size"],
-            metadata_signature=bytes.fromhex(signature) if signature is not None else None,
-            packages=tuple(
-                Package(
-                    str(p["name"]),
-                    int(p["size"]),
-                    bytes.fromhex(p["sha256"]) if p["sha256"] is not None else None,
-                    bool(p["required"]),
-                )
-                for p in data["packages"]
-            ),
-            attributes={str(k): str(v) for k, v in data["attributes"].items()},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response that can be used.
-
-    Attributes:
-        offer: None means: nothing newer for this host.
-        poll_interval: seconds to the next check as the server wishes, or None.
-        server: what the server calls itself.
-    """
-
-    offer: Offer | None
-    poll_interval: int | None = None
-    server: str = ""
 
 
 def parse_response(body: bytes, *, max_body: int = MAX_BODY) -> Response:
@@ -223,56 +103,11 @@ def _refused(status: str, poll_interval: int | None) -> ServerRefused:
     )
 
 
-class _BoundedBuilder(TreeBuilder):
-    """Builds the tree until it gets too deep or too large."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._depth = 0
-        self._elements = 0
-
-    def start(self, tag: Any, attrs: Any, /) -> Element:
-        self._depth += 1
-        self._elements += 1
-        if self._depth > MAX_DEPTH:
-            raise ResponseNotXml(f"its elements are nested more than {MAX_DEPTH} deep")
-        if self._elements > MAX_ELEMENTS:
-            raise ResponseNotXml(f"it has more than {MAX_ELEMENTS} elements")
-        return super().start(tag, attrs)
-
-    def end(self, tag: Any, /) -> Element:
-        self._depth -= 1
-        return super().end(tag)
-
-
 def _parse(body: bytes, max_body: int) -> Element:
-    if not body:
-        raise ResponseEmpty()
-    if len(body) > max_body:
-        raise ResponseNotXml(f"it is longer than {max_body} bytes")
-    flat = body.replace(b"\0", b"")
-    for forbidden in (b"<!DOCTYPE", b"<!ENTITY"):
-        if forbidden in flat:
-            raise ResponseNotXml(f"it contains {forbidden.decode()}, which no Omaha server sends")
-    from defusedxml.common import DefusedXmlException
-    from defusedxml.ElementTree import DefusedXMLParser, ParseError
+    # The idle daemon needs this module's types and never an XML parser.
+    from bascule.formats.omaha_xml import parse_document
 
-    parser = DefusedXMLParser(target=_BoundedBuilder(), forbid_dtd=True)
-    try:
-        parser.feed(body)
-        root = parser.close()
-    except ParseError as e:
-        hint = _web_page_hint(body)
-        raise ResponseNotXml(f"{e}{hint}") from None
-    except (DefusedXmlException, ValueError, LookupError) as e:
-        raise ResponseNotXml(_clip(str(e))) from None
-    if not isinstance(root, Element):
-        raise ResponseNotXml("it holds no element")
-    return root
-
-
-def _web_page_hint(body: bytes) -> str:
-    return "; it looks like a web page" if b"<html" in body[:4096].lower() else ""
+    return parse_document(body, max_body)
 
 
 def _offer(check: Element) -> Offer:
