@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bascule.errors import (
     BasculeError,
@@ -20,7 +21,6 @@ from bascule.errors import (
     Stopped,
     omaha_code,
 )
-from bascule.formats.omaha import Offer, OmahaEvent
 from bascule.formats.omaha_request import (
     DEFERRED,
     DOWNLOAD_FINISHED,
@@ -28,7 +28,12 @@ from bascule.formats.omaha_request import (
     FAILURE,
     INSTALL,
     SUCCESS,
+    OmahaEvent,
 )
+
+if TYPE_CHECKING:
+    # The idle daemon reckons checks without the XML reader behind the responses.
+    from bascule.formats.omaha import Offer
 
 FIRST = 7 * 60.0
 REGULAR = 45 * 60.0
