@@ -148,8 +148,7 @@ class LegacyBusFace:
         if status.state is not State.DOWNLOADING or status.progress == self._sent_progress:
             return False
         return (
-            # Rounded, because a hundredth is not exact in binary.
-            round(status.progress - self._sent_progress, 9) >= PROGRESS_STEP
+            int(status.progress / PROGRESS_STEP) > int(self._sent_progress / PROGRESS_STEP)
             or status.progress < self._sent_progress
             or status.progress >= 1.0
             or self._clock() - self._sent_at >= PROGRESS_SECONDS
