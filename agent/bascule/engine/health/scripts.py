@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bascule.engine.command import run_command
 from bascule.engine.health.check import PASSED, Answer, Attempt, Host, Outcome, Pace
-from bascule.engine.health.command import run_command
 
 EX_TEMPFAIL = 75
 GREENBOOT_ROOTS = ("usr/lib/greenboot", "etc/greenboot")

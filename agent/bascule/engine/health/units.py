@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass, field
 
+from bascule.engine.command import run_command
 from bascule.engine.health.check import (
     PASSED,
     Answer,
@@ -15,7 +16,6 @@ from bascule.engine.health.check import (
     Tail,
     sentence_of,
 )
-from bascule.engine.health.command import run_command
 
 OWN_UNITS = ("bascule-health.service", "bascule-bless.service", "bascule-deadman.*")
 """A second asking must not condemn the boot because the first one did."""

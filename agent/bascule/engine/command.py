@@ -44,7 +44,10 @@ async def run_command(
             if error.errno != errno.ENOEXEC or argv[0] == "/bin/sh":
                 raise
             return await run_command(
-                ["/bin/sh", *argv], environment=environment, output=output, cwd=cwd
+                ["/bin/sh", *argv],
+                environment=environment,
+                output=output,
+                cwd=cwd,
             )
     finally:
         os.close(write_end)
@@ -72,7 +75,10 @@ async def run_command(
 
 
 async def _spawn(
-    argv: Sequence[str], environment: Mapping[str, str], cwd: str, stdout: int
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: str,
+    stdout: int,
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *argv,
