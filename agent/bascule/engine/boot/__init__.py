@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bascule.errors import SettingsError
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from bascule.engine.layout import Layout
     from bascule.engine.verify import VerifiedSlot
 
-__all__ = ["BootBackend", "ClearedSlot", "backends", "open_backend", "register"]
+__all__ = ["CLEARER", "BootBackend", "ClearedSlot", "backends", "open_backend", "register"]
+
+CLEARER = object()
+"""What a backend shows when it makes a `ClearedSlot`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class ClearedSlot:
     """
 
     slot: Slot | None
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not CLEARER:
+            raise TypeError("only a boot backend's clear() and clear_files() make a ClearedSlot")
 
 
 class BootBackend(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bascule.engine.boot import ClearedSlot
+from bascule.engine.boot import CLEARER, ClearedSlot
 from bascule.engine.claim import refuse_booted, refuse_mounted
 from bascule.engine.device import Region
 
@@ -31,4 +31,4 @@ def clear_files(
         refuse_booted(region, running)
         if region.path.exists():
             refuse_mounted(region.path, proc=proc)
-    return ClearedSlot(None)
+    return ClearedSlot(None, CLEARER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from bascule.engine.boot import ClearedSlot
+from bascule.engine.boot import CLEARER, ClearedSlot
 from bascule.engine.table import DiskTable
 from bascule.errors import (
     BlessRefused,
@@ -87,7 +87,7 @@ class GptBackend:
             return slots.clear(flags, self._index[slot])
 
         self._change(verb)
-        return ClearedSlot(slot)
+        return ClearedSlot(slot, CLEARER)
 
     def stage(self, verified: VerifiedSlot, tries: int = 1) -> None:
         """As the protocol."""
@@ -126,13 +126,11 @@ class GptBackend:
 
 
 def open_gpt(layout: Layout, options: Mapping[str, str]) -> GptBackend:
-    """The backend for a layout on one GPT disk. It has no options of its own.
+    """The backend for a layout on one GPT disk; `options` are for others.
 
     Raises:
         SettingsError: the slots are not partitions of one disk.
     """
-    if options:
-        raise SettingsError(f"the gpt boot backend has no option {min(options)!r}")
     if layout.disk is None or set(layout.index) != set(Slot):
         raise SettingsError("the gpt boot backend needs both slots as partitions of one disk")
     return GptBackend(DiskTable(layout.disk, layout.sector_size), layout.index, layout.booted)
