@@ -45,7 +45,10 @@ class Parts:
             part for part in manifest.parts if part.known and part.name in targets
         ]
         named = {part.name for part in manifest.parts}
-        self._carried: list[str] = sorted(set(targets) - named)
+        # A booted slot without a kernel file of its own boots without one, and so will the other.
+        self._carried: list[str] = sorted(
+            name for name in set(targets) - named if _exists(sources.get(name))
+        )
         self.source_bytes = sum(p.old.size for p in self._wanted if p.old is not None)
 
     @property
@@ -248,3 +251,7 @@ def reads_source(part: Part) -> bool:
 
 
 __all__ = ["Parts", "reads_source"]
+
+
+def _exists(region: Region | None) -> bool:
+    return region is None or not region.file or region.path.exists()
