@@ -32,9 +32,11 @@ install: install-code install-parts
 install-code:
 	@rm -rf '$(DESTDIR)$(INSTALL_CODE)'
 	@install -d '$(DESTDIR)$(INSTALL_CODE)' '$(DESTDIR)$(PREFIX)/bin'
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-script-location \
-		--root-user-action ignore --target '$(DESTDIR)$(INSTALL_CODE)' \
-		$(if $(filter yes,$(WITH_DEPS)),,--no-deps) $(PIP_FLAGS) '$(INSTALL_PARTS)..'
+	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT && \
+		$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$wheel" '$(INSTALL_PARTS)..' && \
+		$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-script-location \
+			--root-user-action ignore --target '$(DESTDIR)$(INSTALL_CODE)' \
+			$(if $(filter yes,$(WITH_DEPS)),,--no-deps) $(PIP_FLAGS) "$$wheel"/bascule-*.whl
 	@rm -rf '$(DESTDIR)$(INSTALL_CODE)/bin' '$(DESTDIR)$(INSTALL_CODE)/omaha_mock'
 	# By content, not by time: an image's files carry times of their own.
 	@$(PYTHON) -m compileall -q --invalidation-mode unchecked-hash -s '$(DESTDIR)' '$(DESTDIR)$(INSTALL_CODE)' || true

@@ -17,7 +17,12 @@ from bascule.engine.health.check import (
     sentence_of,
 )
 
-OWN_UNITS = ("bascule-health.service", "bascule-bless.service", "bascule-deadman.*")
+OWN_UNITS = (
+    "bascule-health.service",
+    "bascule-bless.service",
+    "bascule-giveup.service",
+    "bascule-deadman.*",
+)
 """A second asking must not condemn the boot because the first one did."""
 
 
