@@ -1,10 +1,10 @@
-"""SHA-256 that can be put down in one process and taken up in another.
+"""SHA-256 and SHA-512 that can be put down in one process and taken up in another.
 
-``hashlib`` cannot export its state. OpenSSL's low-level ``SHA256_*`` calls keep it in a plain
-struct of 112 bytes (openssl ``include/openssl/sha.h``: h[8], Nl, Nh, data[16], num, md_len), so
-they are called by ctypes on the libcrypto that ``hashlib`` has mapped. The API is deprecated:
-where it is missing or fails its self-test, `sha256()` hands out ``hashlib`` with no exportable
-state, and whoever resumes has to start over (decisions/0005).
+``hashlib`` cannot export its state. OpenSSL's low-level calls keep it in a plain struct (openssl
+``include/openssl/sha.h``: h[8], Nl, Nh, data, num, md_len), so they are called by ctypes on the
+libcrypto that ``hashlib`` has mapped. The API is deprecated: where it is missing or fails its
+self-test, `fresh` hands out ``hashlib`` with no exportable state, and whoever resumes has to start
+over (decisions/0005).
 """
 
 from __future__ import annotations
@@ -15,15 +15,67 @@ import hashlib
 import platform
 import struct
 import sys
+from dataclasses import dataclass
 from typing import Protocol
 
 from bascule.errors import PayloadError
 
-_WORDS = 28
-_STATE = _WORDS * 4
-_HEADER = struct.Struct("<4sB3x16s8sQ")
+_HEADER = struct.Struct("<4sB3x8s16s8sQ")
 _MAGIC = b"BSHA"
 _VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One hash function's struct and entry points.
+
+    Attributes:
+        word: bytes of h[i], Nl and Nh.
+        size: bytes of the digest.
+        abc: digest of "abc" (FIPS 180-4 examples), hexadecimal.
+    """
+
+    name: str
+    word: int
+    size: int
+    abc: str
+
+    @property
+    def block(self) -> int:
+        return 16 * self.word
+
+    @property
+    def state(self) -> int:
+        return 8 * self.word + 2 * self.word + self.block + 8
+
+    @property
+    def functions(self) -> tuple[str, str, str]:
+        prefix = self.name.upper()
+        return f"{prefix}_Init", f"{prefix}_Update", f"{prefix}_Final"
+
+    def consistent(self, context: bytes, length: int) -> bool:
+        """Whether a struct agrees with the bytes that it is said to have hashed."""
+        at, word = 8 * self.word, self.word
+        low = int.from_bytes(context[at : at + word], sys.byteorder)
+        high = int.from_bytes(context[at + word : at + 2 * word], sys.byteorder)
+        num = int.from_bytes(context[-8:-4], sys.byteorder)
+        md_len = int.from_bytes(context[-4:], sys.byteorder)
+        bits = high << (8 * word) | low
+        return bits == 8 * length and num == length % self.block and md_len == self.size
+
+
+_KINDS = {
+    "sha256": _Kind(
+        "sha256", 4, 32, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    ),
+    "sha512": _Kind(
+        "sha512",
+        8,
+        64,
+        "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a"
+        "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+    ),
+}
 
 
 class Digest(Protocol):
@@ -48,9 +100,10 @@ class Digest(Protocol):
         """What `resume` needs, or None where this digest cannot be put down."""
 
 
-class _PlainSha256:
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+class _Plain:
+    def __init__(self, kind: _Kind) -> None:
+        self._kind = kind
+        self._hash = hashlib.new(kind.name)
         self.length = 0
 
     def update(self, data: bytes) -> None:
@@ -61,7 +114,7 @@ class _PlainSha256:
         return self._hash.digest()
 
     def copy(self) -> Digest:
-        other = _PlainSha256()
+        other = _Plain(self._kind)
         other._hash = self._hash.copy()
         other.length = self.length
         return other
@@ -70,51 +123,53 @@ class _PlainSha256:
         return None
 
 
-class _Context(ctypes.Structure):
-    _fields_ = (("words", ctypes.c_uint32 * _WORDS),)
-
-
-class _ResumableSha256:
-    def __init__(self, library: ctypes.CDLL) -> None:
+class _Resumable:
+    def __init__(self, kind: _Kind, library: ctypes.CDLL) -> None:
+        self._kind = kind
         self._library = library
-        self._context = _Context()
+        self._init, self._update, self._final = (getattr(library, n) for n in kind.functions)
+        # Words, not bytes, so that the struct is aligned as C wants it.
+        self._context = (ctypes.c_uint64 * (kind.state // 8))()
         self.length = 0
-        if library.SHA256_Init(ctypes.byref(self._context)) != 1:
-            raise OSError("SHA256_Init failed")
+        if self._init(self._context) != 1:
+            raise PayloadError(f"libcrypto refused to start {kind.name}")
 
     def update(self, data: bytes) -> None:
-        if self._library.SHA256_Update(ctypes.byref(self._context), data, len(data)) != 1:
+        if self._update(self._context, data, len(data)) != 1:
             raise PayloadError("libcrypto refused to hash")
         self.length += len(data)
 
     def digest(self) -> bytes:
-        last = _Context.from_buffer_copy(self._context)
-        out = ctypes.create_string_buffer(32)
-        if self._library.SHA256_Final(out, ctypes.byref(last)) != 1:
+        last = type(self._context).from_buffer_copy(self._context)
+        out = ctypes.create_string_buffer(self._kind.size)
+        if self._final(out, last) != 1:
             raise PayloadError("libcrypto refused to finish a hash")
         return out.raw
 
     def copy(self) -> Digest:
-        other = _ResumableSha256(self._library)
-        other._context = _Context.from_buffer_copy(self._context)
+        other = _Resumable(self._kind, self._library)
+        other._context = type(self._context).from_buffer_copy(self._context)
         other.length = self.length
         return other
 
     def state(self) -> bytes | None:
-        return _HEADER.pack(_MAGIC, _VERSION, *_platform(), self.length) + bytes(self._context)
+        head = _HEADER.pack(_MAGIC, _VERSION, self._kind.name.encode(), *_platform(), self.length)
+        return head + bytes(self._context)
 
     def load(self, state: bytes) -> bool:
         """Take up a state; False if it is not one of this machine's or contradicts itself."""
-        if len(state) != _HEADER.size + _STATE:
+        if len(state) != _HEADER.size + self._kind.state:
             return False
-        magic, version, machine, order, length = _HEADER.unpack_from(state)
+        magic, version, name, machine, order, length = _HEADER.unpack_from(state)
         if (magic, version, (machine, order)) != (_MAGIC, _VERSION, _platform()):
             return False
-        context = _Context.from_buffer_copy(state[_HEADER.size :])
-        bits = context.words[9] << 32 | context.words[8]
-        if bits != 8 * length or context.words[26] != length % 64 or context.words[27] != 32:
+        context = state[_HEADER.size :]
+        if name.rstrip(b"\0") != self._kind.name.encode():
             return False
-        self._context, self.length = context, length
+        if not self._kind.consistent(context, length):
+            return False
+        self._context = type(self._context).from_buffer_copy(context)
+        self.length = length
         return True
 
 
@@ -123,18 +178,22 @@ def _platform() -> tuple[bytes, bytes]:
     return machine, sys.byteorder.encode().ljust(8, b"\0")
 
 
-def sha256() -> Digest:
-    """A fresh digest, resumable where this Python allows it."""
+def fresh(kind: str = "sha256") -> Digest:
+    """A digest of nothing yet, resumable where this Python allows it.
+
+    Args:
+        kind: "sha256" or "sha512".
+    """
     library = _library()
-    return _PlainSha256() if library is None else _ResumableSha256(library)
+    return _Plain(_KINDS[kind]) if library is None else _Resumable(_KINDS[kind], library)
 
 
-def resume(state: bytes | None) -> Digest | None:
+def resume(state: bytes | None, kind: str = "sha256") -> Digest | None:
     """Take up a digest from its `state`; None if that is not possible: then start over."""
     library = _library()
     if library is None or state is None:
         return None
-    digest = _ResumableSha256(library)
+    digest = _Resumable(_KINDS[kind], library)
     return digest if digest.load(state) else None
 
 
@@ -150,16 +209,15 @@ def _library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        for name, arguments in (
-            ("SHA256_Init", [ctypes.c_void_p]),
-            ("SHA256_Update", [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]),
-            ("SHA256_Final", [ctypes.c_char_p, ctypes.c_void_p]),
-        ):
-            function = getattr(library, name)
-            function.argtypes, function.restype = arguments, ctypes.c_int
-        return library if _known_answers(library) else None
+        for kind in _KINDS.values():
+            init, update, final = (getattr(library, name) for name in kind.functions)
+            init.argtypes = [ctypes.c_void_p]
+            update.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
+            final.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+        right = all(_known_answers(kind, library) for kind in _KINDS.values())
     except (OSError, AttributeError, PayloadError):
         return None
+    return library if right else None
 
 
 def _mapped_libcrypto() -> str | None:
@@ -175,22 +233,20 @@ def _mapped_libcrypto() -> str | None:
     return None
 
 
-def _known_answers(library: ctypes.CDLL) -> bool:
+def _known_answers(kind: _Kind, library: ctypes.CDLL) -> bool:
     """FIPS 180-4's "abc", and a longer text cut at odd places through export and import."""
-    digest = _ResumableSha256(library)
+    digest = _Resumable(kind, library)
     digest.update(b"abc")
-    if digest.digest().hex() != (
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    ):
+    if digest.digest().hex() != kind.abc:
         return False
     text = bytes(range(256)) * 3
-    for cut in (0, 1, 55, 63, 64, 65, 300, 767):
-        first, second = _ResumableSha256(library), _ResumableSha256(library)
+    for cut in (0, 1, 55, 63, 64, 65, 127, 128, 300, 767):
+        first, second = _Resumable(kind, library), _Resumable(kind, library)
         first.update(text[:cut])
         state = first.state()
         if state is None or not second.load(state):
             return False
         second.update(text[cut:])
-        if second.digest() != hashlib.sha256(text).digest():
+        if second.digest() != hashlib.new(kind.name, text).digest():
             return False
     return True

@@ -23,6 +23,7 @@ from bascule.engine.carry import Ground
 from bascule.engine.checkpoint import Checkpoint, CheckpointStore, identity_of
 from bascule.engine.device import Region
 from bascule.engine.lane import HashLane
+from bascule.engine.openpgp import SignedDigests
 from bascule.engine.parts import Parts
 from bascule.engine.thread import in_thread
 from bascule.errors import (
@@ -64,8 +65,13 @@ from bascule.formats.signature import (
 FILE = "file"
 """Name of the running digest of every byte."""
 
+FILE_SHA512 = "file-sha512"
+"""The same in SHA-512, for OpenPGP lists that have no other (Flatcar's)."""
+
 SIGNED = "signed"
 """Name of the running digest of what the payload signature covers (major 2)."""
+
+_WHOLE = frozenset({FILE, FILE_SHA512})
 
 _TELL_BYTES = 256 << 10
 
@@ -156,7 +162,7 @@ async def install(
     keys: Callable[[], Sequence[PublicKey]],
     require: frozenset[str] = frozenset({RSA}),
     any_of: bool = False,
-    listed: frozenset[bytes] | None = None,
+    listed: SignedDigests | None = None,
     cleared: ClearedSlot,
     targets: Mapping[str, Region],
     sources: Mapping[str, Region],
@@ -177,7 +183,7 @@ async def install(
         keys: reads the trusted keys; called when something is to be verified, not before.
         require: which of `formats.signature.PROOFS` are required.
         any_of: one of them is enough.
-        listed: digests that an OpenPGP-signed list gives for this payload (`engine.openpgp`).
+        listed: digests that an OpenPGP-signed list gives for this payload.
         cleared: witness that nothing boots from the targets.
         targets: part name → where it goes.
         sources: part name → the same part of the booted slot; never written.
@@ -226,7 +232,7 @@ class _Installation:
     keys: Callable[[], Sequence[PublicKey]]
     require: frozenset[str]
     any_of: bool
-    listed: frozenset[bytes] | None
+    listed: SignedDigests | None
     targets: Mapping[str, Region]
     sources: Mapping[str, Region]
     store: CheckpointStore | None
@@ -314,7 +320,7 @@ class _Installation:
                     await self._lane.drain()
                     self._signed_sha256 = self._signed_digest()
                     self._signatures = data
-                    await self._lane.feed(data, self._names & {FILE})
+                    await self._lane.feed(data, self._names & _WHOLE)
                 case End(consumed):
                     self._end = consumed
         if self._applier is not None and self._lane is not None:
@@ -336,10 +342,10 @@ class _Installation:
                 lambda: begin(identity, metadata.raw, metadata.signature)
             )
         await in_thread(lambda: parts.open(resume=False))
-        running = {name: digests.sha256() for name in self._needed(manifest)}
+        running = {name: digests.fresh(_kind(name)) for name in self._needed(manifest)}
         for name, digest in running.items():
             digest.update(metadata.raw)
-            if name == FILE:
+            if name in _WHOLE:
                 digest.update(metadata.signature)
         self._start(manifest, parts, running, first=0)
         return manifest
@@ -414,17 +420,30 @@ class _Installation:
 
     def _needed(self, manifest: Manifest) -> list[str]:
         """Digests that must be carried along from the first byte to the last."""
-        if manifest.major == 1:
-            return [FILE]
-        whole = self.announced.sha256 is not None or self.listed is not None
-        return [FILE, SIGNED] if whole else [SIGNED]
+        names = [FILE] if manifest.major == 1 else [SIGNED]
+        if manifest.major == 2 and (self.announced.sha256 is not None or self.listed is not None):
+            names.append(FILE)
+        if self.listed is not None and "sha256" not in self.listed.digests:
+            names.append(FILE_SHA512)
+        return names
 
     def _signed_digest(self) -> bytes | None:
-        assert self._lane is not None
-        running = self._lane.digests.get(SIGNED) or self._lane.digests.get(FILE)
-        if self._manifest is not None and self._manifest.major == 2:
-            running = self._lane.digests.get(SIGNED)
+        """Of what the payload signature covers. In major 1 that is everything before it."""
+        assert self._lane is not None and self._manifest is not None
+        running = self._lane.digests.get(FILE if self._manifest.major == 1 else SIGNED)
         return running.digest() if running is not None else None
+
+    def _listed_sha256(self, file_sha256: bytes | None) -> frozenset[bytes] | None:
+        """What the OpenPGP list says, in SHA-256: its own, or ours if its SHA-512 fits."""
+        assert self._lane is not None
+        if self.listed is None:
+            return None
+        if "sha256" in self.listed.digests:
+            return frozenset({self.listed.digests["sha256"]})
+        found = self._lane.digests[FILE_SHA512].digest()
+        if file_sha256 is None or found != self.listed.digests.get("sha512"):
+            return frozenset()
+        return frozenset({file_sha256})
 
     async def _prove(self) -> Installed:
         """Everything is here: finish the slot, then the original's order of proofs (1.6)."""
@@ -448,7 +467,7 @@ class _Installation:
             payload_signatures=self._signatures,
             signed_sha256=self._signed_sha256,
             file_sha256=file_sha256,
-            listed_sha256=self.listed,
+            listed_sha256=self._listed_sha256(file_sha256),
         )
         found = self._keys_if_any() if self._only_openpgp() else self.keys()
         signed = check(
@@ -524,7 +543,7 @@ class _Installation:
             return None
         running: dict[str, digests.Digest] = {}
         for name in self._needed(manifest):
-            taken = digests.resume(record.digests.get(name))
+            taken = digests.resume(record.digests.get(name), _kind(name))
             if taken is None:
                 # Never skip a check: without the hash of the beginning there is no resuming.
                 return None
@@ -586,3 +605,7 @@ class _Installation:
         self.observer(
             Progress("download", received, total, self._applier.written, self._applier.skipped)
         )
+
+
+def _kind(name: str) -> str:
+    return "sha512" if name == FILE_SHA512 else "sha256"
