@@ -9,8 +9,8 @@
 #   PIP_FLAGS    further words for pip, e.g. --python-version 3.11 --only-binary=:all: for another Python
 #   ENABLE       yes: enable the units too
 #
-# The package goes into a directory of its own that the entry points name: no virtual environment, and
-# nothing in the way of the distribution's own Python packages.
+# The package goes into a directory of its own that the entry points name, to their children too: no
+# virtual environment, and nothing in the way of the distribution's own Python packages.
 
 DESTDIR     ?=
 PREFIX      ?= /usr
@@ -29,6 +29,7 @@ INSTALL_UNITS := bascule.service bascule-health.service bascule-bless.service ba
 
 install: install-code install-parts
 
+# Byte code is checked by content, not by time: an image's files carry times of their own.
 install-code:
 	@rm -rf '$(DESTDIR)$(INSTALL_CODE)'
 	@install -d '$(DESTDIR)$(INSTALL_CODE)' '$(DESTDIR)$(PREFIX)/bin'
@@ -38,11 +39,10 @@ install-code:
 			--root-user-action ignore --target '$(DESTDIR)$(INSTALL_CODE)' \
 			$(if $(filter yes,$(WITH_DEPS)),,--no-deps) $(PIP_FLAGS) "$$wheel"/bascule-*.whl
 	@rm -rf '$(DESTDIR)$(INSTALL_CODE)/bin' '$(DESTDIR)$(INSTALL_CODE)/omaha_mock'
-	# By content, not by time: an image's files carry times of their own.
 	@$(PYTHON) -m compileall -q --invalidation-mode unchecked-hash -s '$(DESTDIR)' '$(DESTDIR)$(INSTALL_CODE)' || true
 	@for entry in bascule=bascule.__main__ updatectl=bascule.faces.cli update_engine_client=bascule.faces.legacy_client; do \
-		printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "%s")\nfrom %s import main\n\nsys.exit(main())\n' \
-			'$(INTERPRETER)' '$(INSTALL_CODE)' "$${entry#*=}" > '$(DESTDIR)$(PREFIX)/bin/'"$${entry%%=*}"; \
+		printf '#!%s -I\nimport os\nimport sys\n\nsys.path.insert(0, "%s")\nos.environ.update(PYTHONPATH="%s", PYTHONSAFEPATH="1")\nfrom %s import main\n\nsys.exit(main())\n' \
+			'$(INTERPRETER)' '$(INSTALL_CODE)' '$(INSTALL_CODE)' "$${entry#*=}" > '$(DESTDIR)$(PREFIX)/bin/'"$${entry%%=*}"; \
 		chmod 755 '$(DESTDIR)$(PREFIX)/bin/'"$${entry%%=*}"; \
 	done
 
