@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,22 +27,18 @@ from bascule.errors import (
     TransferHttpError,
     catalogue,
 )
-from bascule.formats.omaha import Offer, OmahaEvent
+from bascule.formats.omaha import OmahaEvent
 from bascule.updater.policy import (
-    DIGESTS,
     DOWNLOADING,
     INSTALLED,
-    METADATA,
     OFFICIAL_SERVER,
     PROVEN,
-    SIGNATURE,
     Interval,
     failure_event,
     first_interval,
     http_status,
     next_check,
     next_interval,
-    proofs,
 )
 
 MINUTE = 60.0
@@ -197,15 +192,3 @@ def test_every_error_has_a_code_that_servers_know() -> None:
         event = failure_event(kind("x"), server=OFFICIAL_SERVER)
         if event is not None:
             assert event.errorcode is not None and 0 < event.errorcode < 3000
-
-
-# ── proofs ───────────────────────────────────────────────────────────────────────────────────
-
-OFFER = Offer(version="1", urls=("http://a/u",), name="u", size=1, sha256=bytes(32))
-
-
-def test_proofs() -> None:
-    assert proofs(OFFER) == {SIGNATURE}
-    assert proofs(OFFER, insist=frozenset({DIGESTS})) == {SIGNATURE, DIGESTS}
-    announced = replace(OFFER, metadata_size=5, metadata_signature=bytes(256))
-    assert proofs(announced) == {SIGNATURE, METADATA}

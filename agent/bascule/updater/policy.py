@@ -1,4 +1,4 @@
-"""When to ask, what to tell, what to insist on: pure functions of facts, clock and chance.
+"""When to ask and what to tell: pure functions of facts, clock and chance.
 
 Rules source: update_engine ``update_check_scheduler.cc`` and ``update_attempter.cc`` (reference
 flatcar.md 2.3, 3.7).
@@ -33,7 +33,7 @@ from bascule.formats.omaha_request import (
 
 if TYPE_CHECKING:
     # The idle daemon reckons checks without the XML reader behind the responses.
-    from bascule.formats.omaha import Offer
+    pass
 
 FIRST = 7 * 60.0
 REGULAR = 45 * 60.0
@@ -136,22 +136,3 @@ def failure_event(
     )
     deferred = isinstance(error, PolicyRefusal) and error.number in _DEFERRALS
     return OmahaEvent(INSTALL, DEFERRED if deferred else FAILURE, errorcode=code)
-
-
-METADATA = "metadata"
-DIGESTS = "digests"
-SIGNATURE = "signature"
-
-
-def proofs(offer: Offer, *, insist: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Which proofs an attempt must bring. The payload's own signature is always one of them.
-
-    Args:
-        insist: further proofs that the operator insists on before the first byte is written:
-            `METADATA` (signed manifest: major 2, or announced by the server) or `DIGESTS` (an
-            OpenPGP-signed digest list).
-
-    A metadata signature that the server announces is checked even where nobody insists.
-    """
-    announced = {METADATA} if offer.metadata_signature is not None else set()
-    return frozenset({SIGNATURE} | announced | insist)
