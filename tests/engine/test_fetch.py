@@ -607,7 +607,20 @@ async def test_the_limiter_is_asked_for_every_byte() -> None:
 
     async with RawServer([drops_after(CUT), ignores_ranges]) as server:
         assert await gather(source(server.url, limiter=limiter)) == PAYLOAD
-    assert sum(asked) == SIZE and min(asked) > 0
+    assert sum(asked) == CUT + SIZE and min(asked) > 0
+
+
+async def test_a_small_read_buffer_gives_small_pieces() -> None:
+    asked: list[int] = []
+
+    async def limiter(count: int) -> None:
+        asked.append(count)
+        await asyncio.sleep(0.001)
+
+    async with RawServer(good) as server:
+        found = source(server.url, limiter=limiter, read_buffer=8192)
+        assert await gather(found) == PAYLOAD
+    assert len(asked) > 1 and max(asked) < SIZE
 
 
 async def test_what_the_limiter_raises_ends_the_stream() -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bascule.engine.transport import Answer, Patience, Tls, Transport, basic
+from bascule.engine.transport import READ_BUFFER, Answer, Patience, Tls, Transport, basic
 from bascule.engine.trouble import ExchangeFailed, Trouble
 from bascule.errors import (
     BasculeError,
@@ -98,8 +98,10 @@ class HttpSource:
         retry_wait: seconds before an address that failed is asked again.
         credentials: see `Credentials`.
         attempt: id of the attempt, sent as ``X-Bascule-Attempt``.
-        limiter: awaited with the number of bytes before they come out (bandwidth limit, budget);
-            what it raises ends the stream.
+        limiter: awaited with the number of bytes that came, those of a prefix that is cut off too,
+            before they come out (`engine.limits`); what it raises ends the stream.
+        read_buffer: bytes gathered before they come out; less for a tight bandwidth limit, so that
+            a server does not see one long pause after another.
         on_event: told of every request and failure, in the loop.
         sleep: how to wait.
     """
@@ -120,6 +122,7 @@ class HttpSource:
         patience: Patience | None = None,
         environ: Mapping[str, str] | None = None,
         limiter: Callable[[int], Awaitable[None]] | None = None,
+        read_buffer: int = READ_BUFFER,
         on_event: Callable[[FetchEvent], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -141,6 +144,7 @@ class HttpSource:
         self._patience = patience
         self._environ = environ
         self._limiter = limiter
+        self._read_buffer = read_buffer
         self._on_event = on_event
         self._clock = clock
         self._sleep = sleep
@@ -164,7 +168,11 @@ class HttpSource:
         position, reconnects, fresh = offset, 0, 0
         given_up: dict[int, BasculeError] = {}
         async with Transport(
-            tls=self._tls, patience=self._patience, environ=self._environ, clock=self._clock
+            tls=self._tls,
+            patience=self._patience,
+            environ=self._environ,
+            clock=self._clock,
+            read_buffer=self._read_buffer,
         ) as transport:
             while self._size is None or position < self._size:
                 try:
@@ -174,8 +182,6 @@ class HttpSource:
                             position += len(chunk)
                             fresh += len(chunk)
                             self.url_failures = 0
-                            if self._limiter is not None:
-                                await self._limiter(len(chunk))
                             yield chunk
                     return
                 except _Fault as fault:
@@ -231,6 +237,8 @@ class HttpSource:
                 skip = self._accept(answer, position)
                 async with contextlib.aclosing(answer.chunks()) as chunks:
                     async for chunk in chunks:
+                        if self._limiter is not None:
+                            await self._limiter(len(chunk))
                         if skip:
                             cut = min(skip, len(chunk))
                             skip -= cut

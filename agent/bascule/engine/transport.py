@@ -200,6 +200,7 @@ class Transport:
         patience: see `Patience`.
         environ: where proxies are looked up; the process environment by default.
         clock: seconds, monotonic.
+        read_buffer: bytes that aiohttp gathers while nobody reads.
     """
 
     def __init__(
@@ -209,7 +210,9 @@ class Transport:
         patience: Patience | None = None,
         environ: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        read_buffer: int = READ_BUFFER,
     ) -> None:
+        self._read_buffer = read_buffer
         self.patience = patience or Patience()
         self._tls = tls or Tls()
         self._environ = os.environ if environ is None else environ
@@ -226,7 +229,7 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
             auto_decompress=False,
-            read_bufsize=READ_BUFFER,
+            read_bufsize=self._read_buffer,
             trust_env=False,
         )
         # aiohttp asks a second time by itself where a connection ends before the answer; tries are
