@@ -62,6 +62,7 @@ install-parts:
 	@$(call lay,sysusers.d,$(PREFIX)/lib/sysusers.d)
 	@$(call lay,dbus-1/system.d,$(PREFIX)/share/dbus-1/system.d)
 	@$(call lay,dbus-1/system-services,$(PREFIX)/share/dbus-1/system-services)
+	@$(call lay,dbus-1/interfaces,$(PREFIX)/share/dbus-1/interfaces)
 	@$(call lay,polkit-1/actions,$(PREFIX)/share/polkit-1/actions)
 	@$(call lay,polkit-1/rules.d,$(PREFIX)/share/polkit-1/rules.d)
 	@$(call lay,catalog,$(PREFIX)/lib/systemd/catalog)

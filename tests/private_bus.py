@@ -12,15 +12,35 @@ CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configurat
   <type>{kind}</type>
   <listen>unix:path={socket}</listen>
   <auth>EXTERNAL</auth>
-  <policy context="default">
+  {policy}
+</busconfig>
+"""
+
+OPEN = """<policy context="default">
     <allow user="*"/>
     <allow send_destination="*" eavesdrop="true"/>
     <allow eavesdrop="true"/>
     <allow own="*"/>
-  </policy>
-  {more}
-</busconfig>
-"""
+  </policy>"""
+
+# What system.conf of the reference implementation says before any service's own file.
+CLOSED = """<policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+    <allow send_destination="org.freedesktop.DBus"
+           send_interface="org.freedesktop.DBus.Introspectable"/>
+    <allow send_destination="org.freedesktop.DBus"
+           send_interface="org.freedesktop.DBus.Properties"/>
+  </policy>"""
 
 
 class PrivateBus:
@@ -31,12 +51,12 @@ class PrivateBus:
         process: the daemon, for tests that end it.
     """
 
-    def __init__(self, directory: Path, kind: str = "session", more: str = "") -> None:
+    def __init__(self, directory: Path, kind: str = "session", policy: str = OPEN) -> None:
         self.directory = directory
         self.socket = directory / "bus"
         self.address = f"unix:path={self.socket}"
         self._config = directory / "bus.conf"
-        self._config.write_text(CONFIG.format(kind=kind, socket=self.socket, more=more))
+        self._config.write_text(CONFIG.format(kind=kind, socket=self.socket, policy=policy))
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:

@@ -27,7 +27,7 @@ ACTIONS = (
     "configure",
     "repair",
 )
-"""Tails of the polkit actions in ``systemd/polkit-1/org.bascule.Update1.policy``."""
+"""Tails of the polkit actions in ``systemd/polkit-1/actions/org.bascule.Update1.policy``."""
 
 POLKIT = "org.freedesktop.PolicyKit1"
 POLKIT_PATH = "/org/freedesktop/PolicyKit1/Authority"

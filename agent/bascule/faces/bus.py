@@ -390,9 +390,13 @@ def _ending(job: Job) -> tuple[str, str, str]:
 
 def introspection_xml() -> str:
     """The documented interfaces as XML, for ``/usr/share/dbus-1/interfaces`` and the docs."""
-    node = intr.Node()
-    node.interfaces = [
-        _Update1(cast(BusFace, None)).introspect(),
-        _JobObject(JobView(Job(0, "")), PROGRESS_INTERVAL).introspect(),
-    ]
-    return node.tostring()
+    from xml.etree import ElementTree
+
+    node = ElementTree.Element("node")
+    for interface in (
+        _Update1(cast(BusFace, None)),
+        _JobObject(JobView(Job(0, "")), PROGRESS_INTERVAL),
+    ):
+        node.append(interface.introspect().to_xml())
+    ElementTree.indent(node)
+    return ElementTree.tostring(node, encoding="unicode") + "\n"
