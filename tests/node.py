@@ -261,6 +261,18 @@ address = "{self.bus}"
             return []
         return [int(word) for word in text.split()]
 
+    def wait_for_errand(self, timeout: float = 30) -> None:
+        """Until the daemon has an errand at work."""
+        deadline = time.monotonic() + timeout
+        while not self.errands():
+            if time.monotonic() > deadline:
+                raise TimeoutError("no errand began")
+            time.sleep(0.01)
+
+    @staticmethod
+    def pause(seconds: float) -> None:
+        time.sleep(seconds)
+
     # ── the rest of a boot ───────────────────────────────────────────────────────────────────
 
     def bascule(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
