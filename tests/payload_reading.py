@@ -84,9 +84,9 @@ def read(
                 assert len(event.data) == event.operation.data_length
                 assert reading.manifest is not None
                 known = {part.name: part.known for part in reading.manifest.parts}
-                if known[event.operation.part] and event.data:
-                    if hashlib.sha256(event.data).digest() != wanted:
-                        raise OperationHashMismatch(str(event.operation.index))
+                hashed = known[event.operation.part] and event.data
+                if hashed and hashlib.sha256(event.data).digest() != wanted:
+                    raise OperationHashMismatch(str(event.operation.index))
                 signed.update(event.data)
                 whole.update(event.data)
             elif isinstance(event, SignatureBlob):

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from payload_builder import draft_v1, draft_v2, public_pem
-from payload_reading import PAYLOADS, needs_vectors, prove, read
 
 from bascule.errors import (
     BadMagic,
@@ -24,6 +22,8 @@ from bascule.errors import (
 from bascule.formats.manifest import Limits
 from bascule.formats.payload import Blob, End, Metadata, PayloadParser, SignatureBlob
 from bascule.formats.signature import load_keys
+from payload_builder import draft_v1, draft_v2, public_pem
+from payload_reading import PAYLOADS, needs_vectors, prove, read
 
 SMALL = {
     "v1": draft_v1().build(),

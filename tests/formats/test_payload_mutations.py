@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from payload_builder import public_pem
-from payload_mutations import MUTATIONS, Mutation, Stage
-from payload_reading import prove
 
 from bascule.errors import BasculeError
 from bascule.formats.signature import load_keys
+from payload_builder import public_pem
+from payload_mutations import MUTATIONS, Mutation, Stage
+from payload_reading import prove
 
 FOUND_HERE = {Stage.METADATA, Stage.DATA, Stage.TRUST}
 

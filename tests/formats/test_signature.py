@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
-from payload_builder import Draft, draft_v1, draft_v2, public_pem, sign
-from payload_reading import PAYLOADS, V1, V2, Reading, needs_vectors, prove, read
 
 from bascule.errors import (
     BasculeError,
@@ -36,6 +34,8 @@ from bascule.formats.signature import (
     load_keys,
     parse_signatures,
 )
+from payload_builder import Draft, draft_v1, draft_v2, public_pem, sign
+from payload_reading import PAYLOADS, V1, V2, Reading, needs_vectors, prove, read
 
 UPDATE = load_keys(public_pem(), "update.pem")
 OTHER = load_keys(public_pem("other"), "other.pem")
