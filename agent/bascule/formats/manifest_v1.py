@@ -120,14 +120,17 @@ class _Reader:
         )
 
     def _unknown(self, name: str, messages: Iterable[Any]) -> Part:
-        """A procedure of another day: its bytes are stepped over, so only their places matter."""
+        """A procedure of another day: its bytes are stepped over, so only their places matter.
+
+        The original does not compare their hash either (reference 1.5 d).
+        """
         found = []
         for message in messages:
             index = self.blobs.count
             what = f"operation {index} of {name}"
             kind = rules.operation_type(message, what)
-            offset, length, sha256 = self.blobs.take(message, what, hashed=False)
-            found.append(Operation(index, name, kind, offset, length, (), (), sha256))
+            offset, length, _ = self.blobs.take(message, what, hashed=False)
+            found.append(Operation(index, name, kind, offset, length, (), (), None))
         return Part(name=name, known=False, file=True, old=None, new=None, operations=tuple(found))
 
     def _operation(self, message: Any, name: str, blocks: int, readable: int | None) -> Operation:

@@ -157,7 +157,7 @@ class Blobs:
         offset = self.end
         self.end += length
         self.count += 1
-        return offset, length, sha256 if sha256 is not None and len(sha256) == 32 else None
+        return offset, length, sha256 if length else None
 
     def signatures(self, message: Any) -> tuple[int | None, int | None]:
         """Offset and size of the payload signature; (None, None) if there is none.
