@@ -16,7 +16,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bascule.engine.transport import READ_BUFFER, Answer, Patience, Tls, Transport, basic
+from bascule.engine.answer import Answer
+from bascule.engine.transport import READ_BUFFER, Patience, Tls, Transport, basic
 from bascule.engine.trouble import ExchangeFailed, Trouble
 from bascule.errors import (
     BasculeError,

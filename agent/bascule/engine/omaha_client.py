@@ -7,10 +7,12 @@ and may close the connection instead of announcing a length.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
-from bascule.engine.transport import Answer, Patience, Tls, Transport
+from bascule.engine.answer import Answer
+from bascule.engine.transport import Patience, Tls, Transport
 from bascule.engine.trouble import ExchangeFailed, Trouble
 from bascule.errors import (
     ResponseNotXml,
@@ -59,43 +61,31 @@ async def post_omaha(
             async with transport.exchange(
                 "POST", url, headers={"Content-Type": "text/xml"}, body=body
             ) as answer:
-                return await _body(answer, max_body, clock, clock() + deadline)
+                return await _answered(answer, max_body, deadline)
     except ExchangeFailed as e:
-        raise _server_error(e) from e
+        raise server_error(e) from e
 
 
-async def _body(
-    answer: Answer, max_body: int, clock: Callable[[], float], deadline: float
-) -> bytes:
-    good = 200 <= answer.status < 300
-    if good and answer.length is not None and answer.length > max_body:
-        raise ResponseNotXml(f"it is longer than {max_body} bytes")
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in answer.chunks():
-            pieces.append(chunk)
-            size += len(chunk)
-            if size > max_body:
-                break
-            if clock() > deadline:
-                raise ExchangeFailed(
-                    Trouble.STALLED, f"{answer.address} takes too long for its answer"
-                )
-    except ExchangeFailed:
-        if good:
-            raise
-    if good and size > max_body:
-        raise ResponseNotXml(f"it is longer than {max_body} bytes")
-    content = b"".join(pieces)
-    if not good:
-        told = server_words(content)
-        detail = f"{answer.address}: {answer.status} {answer.reason}".rstrip()
-        raise ServerHttpError(f"{detail}; {told}" if told else detail, status=answer.status)
-    return content
+async def _answered(answer: Answer, max_body: int, deadline: float) -> bytes:
+    if 200 <= answer.status < 300:
+        content, whole = await answer.body(max_body, deadline)
+        if not whole:
+            raise ResponseNotXml(f"it is longer than {max_body} bytes")
+        return content
+    content = b""
+    with contextlib.suppress(ExchangeFailed):
+        content, _ = await answer.body(max_body, deadline)
+    raise http_error(answer, server_words(content))
 
 
-def _server_error(failure: ExchangeFailed) -> ServerError:
+def http_error(answer: Answer, told: str = "") -> ServerHttpError:
+    """The error for an answer that is not 2xx; `told` is what the server says in its own words."""
+    detail = f"{answer.address}: {answer.status} {answer.reason}".rstrip()
+    return ServerHttpError(f"{detail}; {told}" if told else detail, status=answer.status)
+
+
+def server_error(failure: ExchangeFailed) -> ServerError:
+    """The error for an exchange with a server that gave no answer."""
     if failure.trouble is Trouble.REDIRECT:
         return ServerRedirectRefused(failure.sentence)
     return ServerUnreachable(failure.sentence, trouble=failure.trouble.name.lower())

@@ -12,12 +12,13 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote
 
+from bascule.engine.answer import Answer, StallMeter, Watch
 from bascule.engine.proxy import proxy_for
 from bascule.engine.trouble import ExchangeFailed, Trouble, explain
 from bascule.errors import SettingsError
@@ -84,112 +85,6 @@ class Patience:
     stall_time: float = 90.0
     redirects: int = 10
     tick: float = 1.0
-
-
-class StallMeter:
-    """Tells when an exchange has been slower than the floor for too long.
-
-    Fed with time spent waiting and bytes received, in any portions.
-    """
-
-    def __init__(self, rate: float, limit: float) -> None:
-        self._rate = rate
-        self._limit = limit
-        self._slow = 0.0
-        self._seconds = 0.0
-        self._bytes = 0
-
-    def note(self, waited: float, received: int) -> bool:
-        """Account for one portion; True means: give up."""
-        self._seconds += max(0.0, waited)
-        self._bytes += received
-        if self._seconds >= 1.0:
-            fast = self._bytes >= self._rate * self._seconds
-            self._slow = 0.0 if fast else self._slow + self._seconds
-            self._seconds, self._bytes = 0.0, 0
-        return self._slow >= self._limit > 0
-
-
-@dataclass(slots=True)
-class Answer:
-    """The answer to one exchange; valid while the exchange is open.
-
-    Attributes:
-        status: HTTP status, after redirects.
-        reason: as the server words it.
-        headers: case-insensitive.
-        address: what answered in the end.
-    """
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    address: str
-    _response: aiohttp.ClientResponse
-    _watch: _Watch
-
-    @property
-    def length(self) -> int | None:
-        """Content-Length in bytes, or None."""
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes, never empty chunks. Raises ExchangeFailed."""
-        content = self._response.content
-        while True:
-            try:
-                chunk = await self._watch.read(content.readany)
-            except ExchangeFailed:
-                rest = _salvaged(content)
-                if rest:
-                    yield rest
-                raise
-            if not chunk:
-                return
-            yield chunk
-
-
-@dataclass(slots=True)
-class _Watch:
-    """Waits for one exchange with an eye on the clock."""
-
-    meter: StallMeter
-    tick: float
-    clock: Callable[[], float]
-    address: str
-
-    async def headers(self, work: asyncio.Task[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
-        try:
-            while True:
-                before = self.clock()
-                done, _ = await asyncio.wait({work}, timeout=self.tick)
-                if done:
-                    return work.result()
-                self._account(before, 0)
-        except BaseException:
-            work.cancel()
-            with contextlib.suppress(BaseException):
-                await work
-            raise
-
-    async def read(self, readany: Callable[[], object]) -> bytes:
-        while True:
-            before = self.clock()
-            try:
-                async with asyncio.timeout(self.tick):
-                    chunk: bytes = await readany()  # type: ignore[misc]
-            except TimeoutError:
-                self._account(before, 0)
-                continue
-            except Exception as e:
-                raise explain(e, self.address) from e
-            self._account(before, len(chunk))
-            return chunk
-
-    def _account(self, before: float, received: int) -> None:
-        if self.meter.note(self.clock() - before, received):
-            raise ExchangeFailed(Trouble.STALLED, f"{self.address} sends next to nothing; given up")
 
 
 class Transport:
@@ -270,7 +165,7 @@ class Transport:
             sent = dict(headers)
             if secret and url.scheme == "https" and url.origin() == origin:
                 sent.update(secret)
-            watch = _Watch(
+            watch = Watch(
                 StallMeter(self.patience.stall_rate, self.patience.stall_time),
                 self.patience.tick,
                 self._clock,
@@ -298,7 +193,7 @@ class Transport:
         )
 
     async def _ask(
-        self, method: str, url: URL, headers: dict[str, str], body: bytes | None, watch: _Watch
+        self, method: str, url: URL, headers: dict[str, str], body: bytes | None, watch: Watch
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
         if url.user is not None and "Authorization" not in headers and url.scheme == "https":
@@ -325,17 +220,6 @@ class Transport:
             raise
         except Exception as e:
             raise explain(e, watch.address, proxy) from e
-
-
-def _salvaged(content: aiohttp.StreamReader) -> bytes:
-    """What came before the connection broke; aiohttp raises instead of handing it out.
-
-    Without it a line that drops every few hundred kilobytes would never get anywhere.
-    """
-    if content.exception() is None:
-        return b""
-    content.set_exception(None)  # type: ignore[arg-type]
-    return content.read_nowait()
 
 
 def basic(user: str, password: str) -> str:

@@ -11,7 +11,6 @@ import base64
 import binascii
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from bascule.errors import (
     DeferredByServer,
@@ -20,6 +19,7 @@ from bascule.errors import (
     ResponseNotXml,
     ServerRefused,
 )
+from bascule.formats.addresses import clipped, package_name, payload_address
 from bascule.formats.omaha_offer import DEFAULT_MAX_FAILURES, Offer, Package, Response
 from bascule.formats.omaha_words import refusal
 
@@ -31,8 +31,6 @@ MAX_BODY = 1 << 20
 
 MAX_URLS = 32
 MAX_PACKAGES = 256
-MAX_NAME = 1024
-MAX_URL = 8192
 MAX_SIZE = 1 << 62
 
 _SMALLEST_RSA_SIGNATURE = 128
@@ -53,7 +51,7 @@ def parse_response(body: bytes, *, max_body: int = MAX_BODY) -> Response:
     """
     root = _parse(body, max_body)
     if root.tag != "response":
-        raise ResponseInvalid(f"the document is <{_clip(root.tag)}>, not <response>")
+        raise ResponseInvalid(f"the document is <{clipped(root.tag)}>, not <response>")
     apps = root.findall("app")
     found = next(
         ((app, check) for app in apps for check in app.findall("updatecheck")),
@@ -66,7 +64,7 @@ def parse_response(body: bytes, *, max_body: int = MAX_BODY) -> Response:
         raise ResponseInvalid("it holds no answer to the update check")
     app, check = found
     poll_interval = _poll_interval(check.get("PollInterval"))
-    server = _clip(root.get("server", ""))
+    server = clipped(root.get("server", ""))
     status = check.get("status")
     if status is None:
         raise ResponseInvalid("the update check has no status", poll_interval=poll_interval)
@@ -92,14 +90,16 @@ def server_words(body: bytes) -> str:
     statuses = [app.get("status", "ok") for app in root.findall("app")]
     statuses += [check.get("status", "ok") for check in root.findall("app/updatecheck")]
     bad = next((s for s in statuses if s not in ("ok", "noupdate", "")), None)
-    return f"{refusal(bad).sentence} ({_clip(bad)})" if bad is not None else ""
+    return f"{refusal(bad).sentence} ({clipped(bad)})" if bad is not None else ""
 
 
 def _refused(status: str, poll_interval: int | None) -> ServerRefused:
     meaning = refusal(status)
     kind = DeferredByServer if meaning.deferred else ServerRefused
     return kind(
-        f"{meaning.sentence} ({_clip(status)})", status=_clip(status), poll_interval=poll_interval
+        f"{meaning.sentence} ({clipped(status)})",
+        status=clipped(status),
+        poll_interval=poll_interval,
     )
 
 
@@ -214,47 +214,14 @@ def _version(text: str) -> str:
 
 
 def _name(name: str) -> str:
-    """A package's name, which is appended to a codebase and which hooks use as a file name."""
-    path = name.partition("?")[0]
-    segments = re.split(r"[/\\]", unquote(path))
-    if not name:
-        raise ResponseInvalid("a package has no name")
-    if (
-        len(name) > MAX_NAME
-        or not _plain(name)
-        or "#" in name
-        or "\\" in name
-        or not all(unquote(path).isprintable() and s not in ("", ".", "..") for s in segments)
-    ):
-        raise ResponseInvalid(f"a package's name is not a file name: {_clip(name)!r}")
-    return name
+    try:
+        return package_name(name)
+    except ValueError as e:
+        raise ResponseInvalid(str(e)) from None
 
 
 def _address(codebase: str, name: str) -> str:
-    """Codebase + "/" if it lacks one + name, as the original joins them."""
-    if not codebase:
-        raise ResponseInvalid("an address to download from is empty")
-    shown = _clip(codebase)
-    if not _plain(codebase) or "#" in codebase or "\\" in codebase or len(codebase) > MAX_URL:
-        raise ResponseInvalid(f"an address to download from is malformed: {shown!r}")
     try:
-        parts = urlsplit(codebase)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ResponseInvalid(f"an address to download from is malformed: {shown!r}") from None
-    if parts.scheme not in ("http", "https"):
-        raise ResponseInvalid(f"an address to download from is neither http nor https: {shown!r}")
-    if not host:
-        raise ResponseInvalid(f"an address to download from names no host: {shown!r}")
-    if "@" in parts.netloc and parts.scheme != "https":
-        raise ResponseInvalid("an address to download from carries a password over plain http")
-    return codebase + ("" if codebase.endswith("/") else "/") + name
-
-
-def _plain(text: str) -> bool:
-    return text.isprintable() and not any(c.isspace() for c in text)
-
-
-def _clip(text: str, limit: int = 120) -> str:
-    safe = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return safe if len(safe) <= limit else safe[:limit] + "…"
+        return payload_address(codebase, name)
+    except ValueError as e:
+        raise ResponseInvalid(str(e)) from None
