@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,11 @@ class Site:
 
     def image(self, version: str, app: str = "ok", mib: int = IMAGE_MIB) -> Path:
         path = self.folder / f"{version}.img"
-        seed = version.encode()
-        block = (seed * (4096 // len(seed) + 1))[:4096]
+        rng = random.Random(version)
         body = bytearray(release_header(version, app))
         for n in range(mib * MIB // 4096 - 1):
             # Half of the blocks are the same in every release, so that deltas have something to do.
-            body += (
-                (n.to_bytes(4, "little") * 1024) if n % 2 else bytes(a ^ (n & 255) for a in block)
-            )
+            body += (n.to_bytes(4, "little") * 1024) if n % 2 else rng.randbytes(4096)
         path.write_bytes(bytes(body))
         return path
 

@@ -83,7 +83,7 @@ def test_good_then_bad_then_better(site: Site, make_node: MakeNode, tmp_path: Pa
     assert node.release() == "4.0.0"
     healthy_table(node)
     events = [
-        (e["type"], e["result"], e.get("errorcode"), e.get("previousversion"))
+        (e["eventtype"], e["eventresult"], e.get("errorcode"), e.get("previousversion"))
         for e in site.events()
     ]
     # The story as Nebraska would read it: the original's own sequence (reference 2.3).
@@ -97,6 +97,7 @@ def test_good_then_bad_then_better(site: Site, make_node: MakeNode, tmp_path: Pa
 
 
 def test_nothing_newer(site: Site, make_node: MakeNode) -> None:
+    site.publish("1.0.0")
     node = make_node()
     node.power_on()
     done = node.updatectl("update")
