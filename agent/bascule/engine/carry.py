@@ -94,10 +94,9 @@ def carry_out(
         if step.keeps:
             journal = _keep(step, ground, store)
             stack.callback(journal.close)
-        source = _checked(operation, Runs(step, ground, journal))
+        source = Runs(step, ground.block, ground.target, ground.source, journal)
         writer = Writer(operation, ground)
-        room = sum(extent.blocks for extent in operation.target) * ground.block
-        for piece in produce(operation, blob, source, room):
+        for piece in _produced(operation, blob, source, ground.block):
             writer.push(piece)
         writer.finish()
         if step.bare:
@@ -105,11 +104,32 @@ def carry_out(
     return Outcome(operation.index, writer.written, writer.skipped)
 
 
+def decoded(step: Step, blob: bytes, block: int, source: Device | None) -> Iterator[bytes]:
+    """What an operation that reads nothing from the target would write, checked likewise."""
+    check_blob(step.operation, blob)
+    runs = Runs(step, block, None, source, None)
+    return _produced(step.operation, blob, runs, block)
+
+
+def _produced(operation: Operation, blob: bytes, source: Runs, block: int) -> Iterator[bytes]:
+    room = sum(extent.blocks for extent in operation.target) * block
+    return produce(operation, blob, _checked(operation, source), room)
+
+
 class Runs:
     """The source of one operation as one stretch of bytes."""
 
-    def __init__(self, step: Step, ground: Ground, journal: Journal | None) -> None:
-        self._ground = ground
+    def __init__(
+        self,
+        step: Step,
+        block: int,
+        target: Device | None,
+        source: Device | None,
+        journal: Journal | None,
+    ) -> None:
+        self._block = block
+        self._target = target
+        self._source = source
         self._journal = journal
         self._runs = step.source
         self._starts: list[int] = []
@@ -118,8 +138,8 @@ class Runs:
         for run in step.source:
             self._starts.append(at)
             self._kept.append(kept)
-            at += run.blocks * ground.block
-            kept += run.blocks * ground.block if run.written else 0
+            at += run.blocks * block
+            kept += run.blocks * block if run.written else 0
         self.length = min(at, step.operation.source_length)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -129,7 +149,7 @@ class Runs:
         while length > 0:
             run = self._runs[number]
             inside = offset - self._starts[number]
-            piece = min(length, run.blocks * self._ground.block - inside)
+            piece = min(length, run.blocks * self._block - inside)
             pieces.append(self._read(number, run, inside, piece))
             offset += piece
             length -= piece
@@ -141,16 +161,16 @@ class Runs:
             return bytes(length)
         if run.written and self._journal is not None:
             return self._journal.read(self._kept[number] + inside, length)
-        device = self._ground.target if run.written else self._ground.source
+        device = self._target if run.written else self._source
         if device is None:
             raise SourceMismatch("the payload reads an old part and there is none")
-        return device.read(run.start * self._ground.block + inside, length, pad=True)
+        return device.read(run.start * self._block + inside, length, pad=True)
 
     def kept(self) -> Iterator[bytes]:
         """The bytes that lie in the target, in pieces: what a journal must hold."""
         for number, run in enumerate(self._runs):
             if run.written:
-                size = run.blocks * self._ground.block
+                size = run.blocks * self._block
                 for start in range(0, size, PIECE):
                     yield self._read(number, run, start, min(PIECE, size - start))
 
@@ -182,7 +202,7 @@ def _checked(operation: Operation, source: Runs) -> Runs | _Held:
 
 
 def _keep(step: Step, ground: Ground, store: CheckpointStore | None) -> Journal:
-    runs = Runs(step, ground, None)
+    runs = Runs(step, ground.block, ground.target, ground.source, None)
     length = sum(run.blocks for run in step.source if run.written) * ground.block
     if store is None:
         try:

@@ -76,14 +76,6 @@ class Parts:
                 continue
             if part.name not in self._sources:
                 raise SourceMismatch(f"{part.name} is a delta and there is no old {part.name}")
-            if part.old is not None:
-                source = open_source(self._sources[part.name])
-                size = source.size
-                source.close()
-                if size < part.old.size:
-                    raise SourceMismatch(
-                        f"old {part.name} has {size} bytes, the delta starts from {part.old.size}"
-                    )
 
     def check_sources(self, moved: Callable[[int], None], stop: threading.Event) -> None:
         """Hash the whole of each source that the manifest has a hash for. Blocking.
@@ -92,19 +84,7 @@ class Parts:
             SourceMismatch: error number 20.
         """
         for part in self._wanted:
-            if part.old is None or part.name not in self._sources:
-                continue
-            source = open_source(self._sources[part.name])
-            try:
-                found = sha256_of(source, part.old.size, moved=moved, stop=stop)
-            finally:
-                source.close()
-            if found != part.old.sha256:
-                raise SourceMismatch(
-                    f"{part.name} at {self._sources[part.name].path} is {found.hex()[:16]}…, "
-                    f"the delta starts from {part.old.sha256.hex()[:16]}…",
-                    part=part.name,
-                )
+            check_source(part, self._sources.get(part.name), moved, stop)
 
     def open(self, *, resume: bool, done: int = 0) -> bool:
         """Open every device.
@@ -245,12 +225,43 @@ class Parts:
         return True
 
 
+def check_source(
+    part: Part,
+    region: Region | None,
+    moved: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Compare an old part with what the manifest says a delta starts from. Blocking.
+
+    Raises:
+        SourceMismatch: it differs, or is too small.
+        StorageError: it cannot be read.
+    """
+    if part.old is None or region is None:
+        return
+    source = open_source(region)
+    try:
+        if source.size < part.old.size:
+            raise SourceMismatch(
+                f"old {part.name} has {source.size} bytes, the delta starts from {part.old.size}"
+            )
+        found = sha256_of(source, part.old.size, moved=moved, stop=stop)
+    finally:
+        source.close()
+    if found != part.old.sha256:
+        raise SourceMismatch(
+            f"{part.name} at {region.path} is {found.hex()[:16]}…, "
+            f"the delta starts from {part.old.sha256.hex()[:16]}…",
+            part=part.name,
+        )
+
+
 def reads_source(part: Part) -> bool:
     """Whether applying the part reads the booted slot."""
     return part.in_place or part.old is not None
 
 
-__all__ = ["Parts", "reads_source"]
+__all__ = ["Parts", "check_source", "reads_source"]
 
 
 def _exists(region: Region | None) -> bool:

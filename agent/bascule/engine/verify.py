@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 
 from bascule.engine.boot import ClearedSlot
+from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.device import Device, Region, open_source
 from bascule.engine.thread import in_thread
 from bascule.errors import (
@@ -117,6 +118,7 @@ async def read_back(
     cleared: ClearedSlot,
     carried: Mapping[str, PartInfo] | None = None,
     observer: Callable[[int, int], None] | None = None,
+    checkpoint: CheckpointStore | None = None,
 ) -> VerifiedSlot:
     """Compare every part of the slot with the proven manifest.
 
@@ -126,6 +128,7 @@ async def read_back(
         cleared: the slot that was written.
         carried: parts that the payload does not name and that were copied from the booted slot.
         observer: told (bytes done, bytes total) on the event loop.
+        checkpoint: dropped if the slot differs: the next attempt must write it again.
 
     Raises:
         SlotMismatch: a part differs (error number 15).
@@ -157,7 +160,12 @@ async def read_back(
     for name, region, info, file in wanted:
         stop = threading.Event()
         work = functools.partial(_compare, name, region, info, file, tell, stop)
-        await in_thread(work, stop)
+        try:
+            await in_thread(work, stop)
+        except SlotMismatch:
+            if checkpoint is not None:
+                await in_thread(checkpoint.clear)
+            raise
     return VerifiedSlot(cleared.slot, signed, maker=_MAKER)
 
 
