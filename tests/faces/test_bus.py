@@ -155,13 +155,24 @@ async def test_errors_are_named_say_what_to_do_and_can_be_rebuilt(served: Any) -
         reply = await listener.call(NAME, PATH, INTERFACE, "Cancel")
         assert reply.message_type is MessageType.ERROR
         assert reply.error_name == error.bus_name()
-        text, data = reply.body
+        (text,) = reply.body
         assert error.detail in text
         assert error.remedy in text
-        rebuilt = from_dict(json.loads(data))
+        rebuilt = from_dict(json.loads(await update1(listener, "Refusal")))
         assert type(rebuilt) is type(error)
         assert rebuilt.as_dict() == error.as_dict()
+        assert await update1(listener, "Refusal") == "{}", "told once"
     listener.close()
+
+
+async def test_a_refusal_is_told_to_whom_it_was_given(served: Any) -> None:
+    listener, other = await Listener.open(served.address), await Listener.open(served.address)
+    served.steering.refuse = Busy("secret")
+    await listener.call(NAME, PATH, INTERFACE, "Cancel")
+    assert await update1(other, "Refusal") == "{}"
+    assert "secret" in await update1(listener, "Refusal")
+    for client in (listener, other):
+        client.close()
 
 
 async def test_the_unforeseen_is_answered_without_a_traceback(

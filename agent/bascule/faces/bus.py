@@ -12,7 +12,8 @@ import asyncio
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, cast
 
 from dbus_fast import introspection as intr
@@ -31,7 +32,7 @@ from bascule.faces.bus_shown import (
     View,
     properties_of,
 )
-from bascule.faces.bus_values import answered, as_text, plain
+from bascule.faces.bus_values import RefusedCall, answered, as_text, plain
 from bascule.updater.status import Status
 from bascule.updater.steering import Job, Steering
 
@@ -44,6 +45,7 @@ JOB_INTERFACE = "org.bascule.Update1.Job"
 
 DOCUMENT_SCHEMA = 1
 KEPT_JOBS = 16
+KEPT_REFUSALS = 32
 PROGRESS_INTERVAL = 0.25
 
 # Options of Update that set a gate aside: they need more than the right to update.
@@ -104,6 +106,12 @@ _DOCS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         "A document to read (history, explain, quarantine, plan, list, config, doctor), as JSON "
         "text whose schema member is 1. Open to everybody.",
         ("name", "options"),
+        ("json",),
+    ),
+    "Refusal": (
+        "The last error that this caller got from here, as JSON: id, number, message, detail, "
+        "remedy, exit, context; an empty object if there was none. Open to everybody.",
+        (),
         ("json",),
     ),
     "Finished": (
@@ -229,13 +237,13 @@ class _Update1(ServiceInterface):
 
     @dbus_method()
     async def Check(self) -> DBusObjectPath:
-        with answered():
+        with self._face.answering():
             actor = await self._face.authority.require("check", current_call())
             return self._face.offer(await self._face.steering.check(actor))
 
     @dbus_method()
     async def Update(self, options: DBusDict) -> DBusObjectPath:
-        with answered():
+        with self._face.answering():
             wishes = plain(options)
             action = "override" if any(wishes.get(key) for key in OVERRIDING_OPTIONS) else "update"
             actor = await self._face.authority.require(action, current_call())
@@ -243,38 +251,42 @@ class _Update1(ServiceInterface):
 
     @dbus_method()
     async def Cancel(self) -> DBusStr:
-        with answered():
+        with self._face.answering():
             actor = await self._face.authority.require("cancel", current_call())
             return as_text(await self._face.steering.cancel(actor))
 
     @dbus_method()
     async def Rollback(self, options: DBusDict) -> DBusStr:
-        with answered():
+        with self._face.answering():
             actor = await self._face.authority.require("rollback", current_call())
             return as_text(await self._face.steering.rollback(plain(options), actor))
 
     @dbus_method()
     async def Reboot(self) -> DBusStr:
-        with answered():
+        with self._face.answering():
             actor = await self._face.authority.require("reboot", current_call())
             return as_text(await self._face.steering.reboot(actor))
 
     @dbus_method()
     async def Reset(self) -> DBusStr:
-        with answered():
+        with self._face.answering():
             actor = await self._face.authority.require("cancel", current_call())
             return as_text(await self._face.steering.reset(actor))
 
     @dbus_method()
     async def Act(self, verb: DBusStr, options: DBusDict) -> DBusStr:
-        with answered():
+        with self._face.answering():
             action = ACTION_OF_VERB.get(verb, "configure")
             actor = await self._face.authority.require(action, current_call())
             return as_text(await self._face.steering.act(verb, plain(options), actor))
 
     @dbus_method()
+    def Refusal(self) -> DBusStr:
+        return as_text(json.dumps(self._face.refusal_of(current_call().sender or ""), default=str))
+
+    @dbus_method()
     async def Document(self, name: DBusStr, options: DBusDict) -> DBusStr:
-        with answered():
+        with self._face.answering():
             actor = await self._face.authority.caller(current_call(), "bus")
             document = await self._face.steering.document(name, plain(options), actor)
             return as_text(json.dumps({"schema": DOCUMENT_SCHEMA, **document}))
@@ -301,6 +313,7 @@ class BusFace:
         self._connection = connection
         self._interval = progress_interval
         self._jobs: OrderedDict[int, _JobObject] = OrderedDict()
+        self._refusals: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._interface = _Update1(self)
         self._job = NO_JOB
         self._changes = _Changes(self._interface, SHOWN, progress_interval)
@@ -314,6 +327,22 @@ class BusFace:
     @property
     def view(self) -> View:
         return View(self.steering.status, self._job)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """`answered`, and the refusal is kept for whoever wants more of it than its text."""
+        try:
+            with answered():
+                yield
+        except RefusedCall as refused:
+            self._refusals[current_call().sender or ""] = refused.error.as_dict()
+            while len(self._refusals) > KEPT_REFUSALS:
+                self._refusals.popitem(last=False)
+            raise
+
+    def refusal_of(self, sender: str) -> dict[str, Any]:
+        """The last error that `sender` (a unique bus name) got, or nothing; it is told once."""
+        return self._refusals.pop(sender, {})
 
     def offer(self, job: Job) -> str:
         """The object path of `job`, exported if it was not yet."""

@@ -37,6 +37,11 @@ ERROR_PREFIX = "org.bascule.Update1.Error."
 CALL_TIMEOUT = 60.0
 INTERACTIVE_TIMEOUT = 240.0
 
+UPDATE1 = "org.bascule.Update1"
+_REFUSAL = new_method_call(
+    DBusAddress("/org/bascule/Update1", bus_name=UPDATE1, interface=UPDATE1), "Refusal"
+)
+
 _BUS_ERROR = "org.freedesktop.DBus.Error."
 _NOBODY = frozenset({"ServiceUnknown", "NameHasNoOwner", "NoServer"})
 _WENT_AWAY = frozenset({"NoReply", "Timeout", "TimedOut", "Disconnected"})
@@ -238,8 +243,27 @@ class BusClient:
             raise DaemonNotRunning("the bus went away") from error
         if answer.header.message_type is MessageType.error:
             name = str(answer.header.fields.get(HeaderFields.error_name, ""))
-            raise _rebuild(name, _body(answer))
+            error = _rebuild(name, _body(answer))
+            if name.startswith(ERROR_PREFIX) and message is not _REFUSAL:
+                error = self._refusal(error)
+            raise error
         return answer
+
+    def _refusal(self, error: BasculeError) -> BasculeError:
+        """`error` with all that its text cannot carry, if the daemon tells."""
+        import json
+
+        try:
+            (text,) = _body(self._exchange(_REFUSAL, CALL_TIMEOUT))
+            data = json.loads(text)
+        except (BasculeError, ValueError):
+            return error
+        if not isinstance(data, dict) or not data:
+            return error
+        rebuilt = from_dict(data)
+        if type(rebuilt) is BasculeError and data.get("id") != BasculeError.id:
+            rebuilt = _foreign(data)
+        return rebuilt if rebuilt.id == error.id or type(error) is BasculeError else error
 
 
 def _rebuild(name: str, body: Sequence[Any]) -> BasculeError:
@@ -256,27 +280,22 @@ def _rebuild(name: str, body: Sequence[Any]) -> BasculeError:
         if tail in _UNKNOWN:
             return DaemonTooOld(text)
     if name.startswith(ERROR_PREFIX):
-        import json
-
-        data: Any = None
-        if len(body) > 1 and isinstance(body[1], str):
-            try:
-                data = json.loads(body[1])
-            except ValueError:
-                data = None
         known = {cls.bus_name(): cls for cls in catalogue()}
-        if isinstance(data, dict) and name in known:
-            return from_dict(data)
-        if name in known:
-            return known[name](text)
-        return _foreign(name, text, data if isinstance(data, dict) else {})
+        if name not in known:
+            return _foreign({"id": name.removeprefix(ERROR_PREFIX), "message": text})
+        error = known[name]()
+        # Cause, detail, remedy: the first and last are known, the rest is the detail.
+        middle = text.removesuffix(error.remedy).removeprefix(error.cause.rstrip(".")).strip()
+        return known[name](middle.removeprefix(":").removesuffix(".").strip())
     return BasculeError(f"{name}: {text}", bus_error=name)
 
 
-def _foreign(name: str, text: str, data: Mapping[str, Any]) -> BasculeError:
+def _foreign(data: Mapping[str, Any]) -> BasculeError:
     """An error that only a newer daemon knows: shown as it came."""
-    error: Any = BasculeError(str(data.get("message", text)))
-    error.id = str(data.get("id", name.removeprefix(ERROR_PREFIX)))
+    error: Any = BasculeError(str(data.get("message", "")))
+    error.cause = error.detail
+    error.detail = ""
+    error.id = str(data.get("id", BasculeError.id))
     error.remedy = str(data.get("remedy", BasculeError.remedy))
     if isinstance(data.get("number"), int):
         error.number = data["number"]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from dbus_fast import MessageFlag, MessageType, Variant
+from dbus_fast import Variant
 from dbus_fast.errors import DBusError
-from dbus_fast.message import Message
 from dbus_fast.unpack import unpack_variants
 
 from bascule.errors import BasculeError
 
-__all__ = ["RefusedCall", "answered", "as_text", "dictionary", "plain", "variant"]
+__all__ = ["RefusedCall", "answered", "as_text", "dictionary", "plain", "told", "variant"]
 
 _log = structlog.get_logger("bascule.bus")
 
@@ -68,28 +66,22 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
 class RefusedCall(DBusError):
     """A `BasculeError` on its way to the caller.
 
-    The name is `BasculeError.bus_name`; the first string is for people (cause, detail,
-    remedy), the second one the error as JSON (`BasculeError.as_dict`), so that a client can
-    rebuild it. Clients that want a single string take the first.
+    The name is `BasculeError.bus_name`, the text cause, detail and remedy. It is one string,
+    because GLib's clients show no text at all where there is more.
+
+    Attributes:
+        error: what was raised.
     """
 
     def __init__(self, error: BasculeError, name: str | None = None) -> None:
-        sentence = str(error)
-        if not sentence.endswith((".", "!", "?")):
-            sentence += "."
-        super().__init__(name or error.bus_name(), as_text(f"{sentence} {error.remedy}"))
-        self._json = as_text(json.dumps(error.as_dict(), default=str))
+        self.error = error
+        super().__init__(name or error.bus_name(), as_text(told(error)))
 
-    def _as_message(self, msg: Message) -> Message:
-        return Message(
-            message_type=MessageType.ERROR,
-            flags=MessageFlag.NO_REPLY_EXPECTED,
-            reply_serial=msg.serial,
-            destination=msg.sender,
-            error_name=self.type,
-            signature="ss",
-            body=[self.text, self._json],
-        )
+
+def told(error: BasculeError) -> str:
+    """Cause, detail and remedy as one text; `bus_client` takes it apart again."""
+    sentence = str(error)
+    return f"{sentence}{'' if sentence.endswith(('.', '!', '?')) else '.'} {error.remedy}"
 
 
 @contextmanager
