@@ -243,10 +243,10 @@ class BusClient:
             raise DaemonNotRunning("the bus went away") from error
         if answer.header.message_type is MessageType.error:
             name = str(answer.header.fields.get(HeaderFields.error_name, ""))
-            error = _rebuild(name, _body(answer))
+            refused = _rebuild(name, _body(answer))
             if name.startswith(ERROR_PREFIX) and message is not _REFUSAL:
-                error = self._refusal(error)
-            raise error
+                refused = self._refusal(refused)
+            raise refused
         return answer
 
     def _refusal(self, error: BasculeError) -> BasculeError:
