@@ -394,6 +394,15 @@ class DeferredByServer(ServerRefused):
     exit = Exit.HELD
 
 
+class IndexInvalid(ServerError):
+    """A static repository has no index, or one that cannot be used."""
+
+    number = 34
+    id = "repository-index"
+    cause = "The static repository's index cannot be used."
+    remedy = "Write the repository's `index.json` again, and check the `server.repository` setting."
+
+
 # ── policy ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -676,6 +685,15 @@ class NoKeys(TrustError):
     id = "no-keys"
     cause = "There is no usable public key on this host."
     remedy = "Install the publisher's public key (PEM) in the directory that the `trust.keys` setting names."
+
+
+class IndexUntrusted(TrustError):
+    """A static repository's index is not signed by a trusted key, or is older than one seen before."""
+
+    number = 3024
+    id = "repository-untrusted"
+    cause = "The static repository's index is not proven."
+    remedy = "Sign it anew with a trusted key: `openssl dgst -sha256 -sign KEY -out index.json.sig index.json`."
 
 
 class MetadataSignatureMissing(TrustError):
