@@ -29,6 +29,7 @@ from bascule.formats.signature import (
     Evidence,
     PublicKey,
     SignedManifest,
+    announced_signature,
     check,
     check_metadata,
     load_keys,
@@ -190,6 +191,14 @@ def test_announced_metadata_signature_proves_major_1_before_the_first_write() ->
         require=frozenset({SIGNED_METADATA}),
     )
     assert early.proofs == {SIGNED_METADATA}
+
+
+def test_announced_metadata_signature_is_base64() -> None:
+    assert announced_signature("") == announced_signature(" \n") == b""
+    assert announced_signature("c2lnbmF0\n dXJl") == b"signature"
+    for text in ("c2lnbmF0dXJ", "c2ln*mF0dXJl", "\u00e9"):
+        with pytest.raises(MetadataSignatureMismatch):
+            announced_signature(text)
 
 
 def test_announced_metadata_signature_takes_the_place_of_the_payloads() -> None:

@@ -10,6 +10,7 @@ metadata signature. The *file's* digest covers every byte.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ __all__ = [
     "PublicKey",
     "Signature",
     "SignedManifest",
+    "announced_signature",
     "check",
     "check_metadata",
     "load_keys",
@@ -172,6 +174,18 @@ def _fitting(
     signatures: Sequence[bytes], sha256: bytes, keys: Sequence[PublicKey]
 ) -> PublicKey | None:
     return next((k for s in signatures for k in keys if k.fits(s, sha256)), None)
+
+
+def announced_signature(text: str) -> bytes:
+    """Omaha's ``MetadataSignatureRsa`` as bytes: base64 of one raw signature; b"" if it is empty.
+
+    Raises:
+        MetadataSignatureMismatch: it is not base64. Taking it for absent would be to fail open.
+    """
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        raise MetadataSignatureMismatch("the announced signature is not base64") from None
 
 
 def check_metadata(

@@ -66,7 +66,10 @@ def count_messages(
             fields += 1
             if fields > _FIELDS:
                 raise ManifestError(f"more than {_FIELDS} fields")
-            key, at = _varint(data, at, end)
+            key = data[at]
+            at += 1
+            if key >= 0x80:
+                key, at = _varint(data, at - 1, end)
             number, wire = key >> 3, key & 7
             if not 0 < number < 1 << 29:
                 raise ManifestError(f"field number {number} at byte {at} of the protobuf")
