@@ -33,7 +33,8 @@ def document(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, d
 @pytest.mark.parametrize("path", PAYLOADS, ids=lambda p: p.name)
 def test_vectors(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, shown = document(capsys, path)
-    assert (code, shown["problem"], shown["schema"]) == (Exit.DONE, None, 1)
+    assert (code, shown["ok"], shown["schema"]) == (Exit.DONE, True, 1)
+    assert "error" not in shown
     assert shown["payload_size"] == shown["size"] == path.stat().st_size
     assert shown["kind"] == ("delta" if "delta" in path.name else "full")
     if path.parent.parent == V1:
@@ -82,13 +83,13 @@ def test_a_cut_payload_is_shown_up_to_the_cut(
     whole = draft_v1().build()
     path.write_bytes(whole[:-300])
     code, shown = document(capsys, path)
-    assert code == shown["problem"]["exit"] == Exit.PAYLOAD
-    assert shown["problem"]["number"] == 11
+    assert code == shown["error"]["exit"] == Exit.PAYLOAD
+    assert shown["error"]["number"] == 11
     assert [p["new"]["size"] for p in shown["parts"]] == [len(IMAGE), len(KERNEL_IMAGE)]
     assert shown["payload_size"] == len(whole)
     code, text = run(capsys, path)
     assert code == Exit.PAYLOAD
-    assert f"Stopped at byte {shown['problem']['at']:,}." in text
+    assert f"up to byte {shown['stopped_at']:,}" in text
     assert "264 bytes that were not reached" in text
 
 
@@ -102,7 +103,7 @@ def test_a_refused_manifest_is_shown_with_the_refusal(
     path.write_bytes(draft.build())
     code, shown = document(capsys, path)
     assert code == Exit.PAYLOAD
-    assert "operation 1 (PUFFDIFF) of system" in shown["problem"]["message"]
+    assert "operation 1 (PUFFDIFF) of system" in shown["error"]["message"]
     assert shown["parts"][0]["operations"] == {"SOURCE_COPY": 1, "PUFFDIFF": 1, "unknown 77": 1}
 
 
@@ -111,8 +112,8 @@ def test_a_damaged_blob_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = tmp_path / "flipped"
     path.write_bytes(mutation.build())
     code, shown = document(capsys, path)
-    assert (code, shown["problem"]["number"]) == (Exit.PAYLOAD, 29)
-    assert "operation 0 (REPLACE) of usr" in shown["problem"]["message"]
+    assert (code, shown["error"]["number"]) == (Exit.PAYLOAD, 29)
+    assert "operation 0 (REPLACE) of usr" in shown["error"]["message"]
 
 
 @pytest.mark.parametrize("content", [b"", b"C", b"<!DOCTYPE html>", b"CrAU" + bytes(16)])
@@ -130,8 +131,10 @@ def test_what_is_no_payload(
 
 def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(StorageError):
-            run(capsys, path)
+        code, shown = document(capsys, path)
+        assert code == Exit.STORAGE
+        assert shown["error"]["id"] == StorageError.id
+        assert run(capsys, path) == (Exit.STORAGE, "")
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
@@ -143,9 +146,8 @@ def test_every_wrong_payload_is_shown_without_a_crash(
     code, shown = document(capsys, path, "--operations")
     text = run(capsys, path, "--operations")[1]
     assert all(char.isprintable() or char == "\n" for char in text)
-    problem = shown["problem"]
-    assert code == (problem["exit"] if problem else 0)
+    assert code == (0 if shown["ok"] else shown["error"]["exit"])
     if mutation.stage is Stage.METADATA:
-        assert problem
+        assert not shown["ok"]
     if mutation.stage in (Stage.NEVER, Stage.DECODE, Stage.READ_BACK):
-        assert not problem
+        assert shown["ok"]

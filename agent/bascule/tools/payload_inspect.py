@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.errors import Exit
+from bascule.errors import BasculeError, Exit
 from bascule.tools.payload_report import report
 
 __all__ = ["add_parser", "run"]
@@ -33,26 +33,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report.
+    """Print the report, and what is wrong on stderr.
 
     Returns:
         0, or the exit code of the first fault: what comes before it is printed all the same.
-
-    Raises:
-        StorageError: the file cannot be read.
     """
-    document = report(args.file, operations=args.operations)
+    try:
+        document = report(args.file, operations=args.operations)
+    except BasculeError as error:
+        document = {"schema": 1, "ok": False, "file": str(args.file), "error": error.as_dict()}
     if args.json:
-        text = json.dumps(document, indent=2) + "\n"
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        text = "".join(f"{line}\n" for line in _lines(document))
-    sys.stdout.write(text)
+        sys.stdout.write("".join(f"{line}\n" for line in _lines(document)))
     sys.stdout.flush()
-    problem = document["problem"]
-    return int(problem["exit"]) if problem else int(Exit.DONE)
+    if document["ok"]:
+        return int(Exit.DONE)
+    fault = document["error"]
+    if not args.json:
+        sys.stderr.write(f"bascule: {fault['message']} (error {fault['number']})\n")
+        sys.stderr.write(f"{fault['remedy']}\n")
+    return int(fault["exit"])
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
+    if "size" not in document:
+        return
     yield f"Payload      {document['file']}, {_bytes(document['size'])}"
     yield f"SHA-256      {document['sha256']}"
     yield f"  as Omaha   {document['sha256_base64']}"
@@ -60,10 +66,9 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         yield from _header_lines(document, header)
     for part in document.get("parts", ()):
         yield from _part_lines(part)
-    if problem := document["problem"]:
+    if not document["ok"]:
         yield ""
-        yield f"Stopped at byte {problem['at']:,}. {problem['message']} (error {problem['number']})"
-        yield f"  {problem['remedy']}"
+        yield f"Whole        up to byte {document['stopped_at']:,}"
 
 
 def _header_lines(document: dict[str, Any], header: dict[str, Any]) -> Iterator[str]:

@@ -36,8 +36,8 @@ def report(path: Path, *, operations: bool = False) -> dict[str, Any]:
         operations: list every operation.
 
     Returns:
-        A document for ``--json`` (schema 1). ``problem`` is None, or the first error with the
-        file offset in ``at`` where reading stopped; what comes before it was read.
+        A document for ``--json`` (schema 1). Where ``ok`` is false, ``error`` is the first fault
+        and ``stopped_at`` the file offset up to which everything was read.
 
     Raises:
         StorageError: the file cannot be opened or read.
@@ -71,12 +71,13 @@ class _Report:
             problem = self._try(parser, None)
         return {
             "schema": 1,
+            "ok": problem is None,
             "file": name,
             "size": size,
             "sha256": whole.hexdigest(),
             "sha256_base64": base64.b64encode(whole.digest()).decode(),
             **self._facts,
-            "problem": problem,
+            **(problem or {}),
         }
 
     def _try(self, parser: PayloadParser, chunk: bytes | None) -> dict[str, Any] | None:
@@ -90,7 +91,7 @@ class _Report:
             header = parser.header
             if header is not None:
                 self._facts.setdefault("header", _header(header.major, header))
-            return {**error.as_dict(), "at": parser.consumed}
+            return {"error": error.as_dict(), "stopped_at": parser.consumed}
         return None
 
     def _take(self, parser: PayloadParser, events: list[PayloadEvent]) -> None:
