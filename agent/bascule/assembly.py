@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.engine.boot import BootBackend, open_backend
+from bascule.engine.history import History
 from bascule.engine.ledger import Ledger, Record
 from bascule.engine.reboot import FileRebooter, LogindRebooter, NoRebooter, Rebooter
 from bascule.formats.slots import Slot
@@ -80,6 +82,10 @@ class Assembly:
     def ledger(self) -> Ledger:
         """The ledger."""
         return Ledger(self.state_directory)
+
+    def history(self) -> History:
+        """The history."""
+        return History(self.state_directory, clock=time.time)
 
     @property
     def run_directory(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 import signal
 import time
@@ -40,6 +41,23 @@ TRIAL_LOOK = 60.0
 
 SCHEDULE = Actor(via="schedule")
 
+HISTORIC = frozenset(
+    {
+        "asked",
+        "verdict",
+        "staged",
+        "attempt-failed",
+        "withdrawn",
+        "rollback",
+        "reboot",
+        "boot",
+        "ledger-damaged",
+        "hold",
+        "pin",
+    }
+)
+"""What goes into history; everything goes to the journal."""
+
 
 class Daemon:
     """One daemon.
@@ -57,6 +75,7 @@ class Daemon:
         self.assembly = Assembly(self.settings)
         self._notifier = Notifier()
         self._settings_error: SettingsError | None = None
+        self._untold: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._interval = self.settings.check.interval
         self.updater = Updater(
             orders=self._orders,
@@ -68,6 +87,7 @@ class Daemon:
         )
         self.updater.on_withdrawn = self._on_withdrawn  # type: ignore[method-assign]
         self.updater.documents["config"] = self._config_document
+        self.updater.documents["history"] = self._history_document
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────
 
@@ -122,6 +142,33 @@ class Daemon:
             "error": error.as_dict() if error else None,
         }
 
+    # ── history ──────────────────────────────────────────────────────────────────────────────
+
+    async def _write_history(self) -> None:
+        while True:
+            await self._write_one(*await self._untold.get())
+
+    async def _write_one(self, event: str, facts: dict[str, Any]) -> None:
+        attempt, actor = str(facts.pop("attempt", "") or ""), facts.pop("actor", None)
+        try:
+            await asyncio.to_thread(
+                self.assembly.history().append, event, attempt=attempt, actor=actor, facts=facts
+            )
+        except BasculeError as error:
+            _log.error("history is not written", error=error)
+
+    async def _finish_history(self) -> None:
+        while not self._untold.empty():
+            await self._write_one(*self._untold.get_nowait())
+
+    async def _history_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        history = self.assembly.history()
+        if options.get("verify"):
+            found = await asyncio.to_thread(history.verify)
+            return {"verify": dataclasses.asdict(found), "whole": found.flaw is None}
+        limit = int(options.get("limit") or 50)
+        return {"history": await asyncio.to_thread(history.read, max(1, min(limit, 10_000)))}
+
     # ── errands ──────────────────────────────────────────────────────────────────────────────
 
     async def _launch(self, job: Mapping[str, Any]) -> ChildErrand:
@@ -136,6 +183,8 @@ class Daemon:
         )
 
     def _tell(self, event: str, **facts: Any) -> None:
+        if event in HISTORIC:
+            self._untold.put_nowait((event, dict(facts)))
         error = facts.pop("error", None)
         if isinstance(error, dict):
             _log.error(
@@ -220,11 +269,13 @@ class Daemon:
         tasks = [
             asyncio.create_task(scheduler.run()),
             asyncio.create_task(connection.stay()),
-            asyncio.create_task(keep_watchdog(self._notifier)),
             asyncio.create_task(stop.wait()),
+            asyncio.create_task(self._write_history()),
+            asyncio.create_task(keep_watchdog(self._notifier)),
         ]
         try:
-            done, _ = await asyncio.wait(tasks[:2] + tasks[3:], return_when=asyncio.FIRST_COMPLETED)
+            # The last one ends at once where no watchdog is set.
+            done, _ = await asyncio.wait(tasks[:-1], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
@@ -238,6 +289,7 @@ class Daemon:
             connection.close()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*tasks, return_exceptions=True)
+            await self._finish_history()
         _log.info("stopped")
 
 

@@ -145,7 +145,7 @@ async def _work(job: Mapping[str, Any], settings: Settings, voice: Voice) -> dic
     )
     ledger = assembly.ledger()
     record = await asyncio.to_thread(ledger.read)
-    hands = RealHands(assembly, voice.say, attempt_id)
+    hands = RealHands(assembly, voice.say, attempt_id, now=terms.now)
     attempt = Attempt(
         attempt=attempt_id,
         client=assembly.client(record),

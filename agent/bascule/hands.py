@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,18 +13,22 @@ from typing import TYPE_CHECKING, Any
 from bascule.assembly import Assembly
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.fetch import Credentials, FetchEvent, HttpSource, Kind
-from bascule.engine.ledger import write_durably
+from bascule.engine.ledger import Record, write_durably
+from bascule.engine.limits import DataBudget, DataUse, Limiter, RateLimit, both
 from bascule.engine.markers import leave_markers
 from bascule.engine.omaha_client import post_omaha
 from bascule.engine.stream import Announced, Installed, Progress, install
 from bascule.engine.transport import Patience, Tls
 from bascule.engine.verify import VerifiedSlot, read_back
-from bascule.errors import LedgerError
+from bascule.errors import LedgerError, OpenPgpError, TransferError
 from bascule.updater.plan import InstallPlan
 
 if TYPE_CHECKING:
     from bascule.engine.boot import ClearedSlot
     from bascule.formats.omaha import Offer
+
+LIST_LIMIT = 1 << 20
+"""Bytes of a digest list."""
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between progress lines at least: more often nobody reads them."""
@@ -34,9 +40,13 @@ class RealHands:
     Args:
         say: tells the daemon.
         attempt: id of the attempt, sent along with each request for the payload.
+        now: the operator overrides the data budget.
     """
 
-    def __init__(self, assembly: Assembly, say: Callable[..., None], attempt: str) -> None:
+    def __init__(
+        self, assembly: Assembly, say: Callable[..., None], attempt: str, *, now: bool = False
+    ) -> None:
+        self._now = now
         self._assembly = assembly
         self._say = say
         self._attempt = attempt
@@ -77,7 +87,20 @@ class RealHands:
                 facts={"what": event.kind.value, "offset": event.offset, "why": event.sentence},
             )
 
-    def _source(self, plan: InstallPlan) -> HttpSource:
+    def _limiter(self, record: Record, now: bool) -> tuple[Limiter | None, DataBudget]:
+        download = self._assembly.settings.download
+        ledger = self._assembly.ledger()
+
+        async def save(use: Mapping[str, Any]) -> None:
+            await asyncio.to_thread(ledger.set, budget=dict(use))
+
+        budget = DataBudget(
+            download.budget, DataUse.from_dict(record.budget), save, enforce=not now
+        )
+        rate = RateLimit(download.rate_limit) if download.rate_limit else None
+        return both(rate, budget), budget
+
+    def _source(self, plan: InstallPlan, limiter: Limiter | None) -> HttpSource:
         offer = plan.offer
         download = self._assembly.settings.download
         credentials = Credentials(download.user, download.password) if download.user else None
@@ -91,8 +114,46 @@ class RealHands:
             attempt=self._attempt,
             tls=self._tls(),
             patience=self._patience(),
+            limiter=limiter,
             on_event=self._heard,
         )
+
+    async def _listed(self, plan: InstallPlan) -> frozenset[bytes] | None:
+        """Digests of the payload by its OpenPGP-signed list, where policy knows of such lists."""
+        trust = self._assembly.settings.trust
+        if "openpgp" not in trust.require:
+            return None
+        from bascule.engine.openpgp import check_list
+
+        offer = plan.offer
+        try:
+            if not trust.openpgp_keyring:
+                raise OpenPgpError("`trust.openpgp_keyring` names no keyring")
+            body = bytearray()
+            lists = [f"{url}.DIGESTS.asc" for url in offer.urls]
+            async for chunk in HttpSource(
+                lists,
+                size=None,
+                max_failures=1,
+                max_reconnects=2,
+                retry_wait=self._assembly.settings.download.retry_wait,
+                tls=self._tls(),
+                patience=self._patience(),
+            ).stream(0):
+                body += chunk
+                if len(body) > LIST_LIMIT:
+                    raise OpenPgpError("the digest list is longer than 1 MiB")
+            proven = await asyncio.to_thread(
+                check_list, bytes(body), name=offer.name, keyring=Path(trust.openpgp_keyring)
+            )
+            return frozenset(proven.digests.values())
+        except (OpenPgpError, TransferError) as error:
+            if trust.match == "any":
+                self._say("note", note="openpgp-not-proven", facts={"why": str(error)})
+                return None
+            if isinstance(error, OpenPgpError):
+                raise
+            raise OpenPgpError(f"it could not be fetched: {error}") from error
 
     # ── payload ──────────────────────────────────────────────────────────────────────────────
 
@@ -119,21 +180,27 @@ class RealHands:
 
         settings, layout, offer = self._assembly.settings, self._assembly.layout, plan.offer
         self._cleared = cleared
-        return await install(
-            self._source(plan),
-            announced=Announced(
-                offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature
-            ),
-            keys=lambda: read_keys(Path(settings.trust.keys)),
-            require=frozenset(settings.trust.require),
-            any_of=settings.trust.match == "any",
-            cleared=cleared,
-            targets=layout.parts[plan.target],
-            sources=layout.parts[plan.origin],
-            checkpoint=self._store,
-            observer=self._observe,
-            workers=self._assembly.workers,
-        )
+        record = await asyncio.to_thread(self._assembly.ledger().read)
+        limiter, budget = self._limiter(record, self._now)
+        try:
+            return await install(
+                self._source(plan, limiter),
+                announced=Announced(
+                    offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature
+                ),
+                keys=lambda: read_keys(Path(settings.trust.keys)),
+                require=frozenset(settings.trust.require),
+                any_of=settings.trust.match == "any",
+                listed=await self._listed(plan),
+                cleared=cleared,
+                targets=layout.parts[plan.target],
+                sources=layout.parts[plan.origin],
+                checkpoint=self._store,
+                observer=self._observe,
+                workers=self._assembly.workers,
+            )
+        finally:
+            await budget.settle()
 
     async def read_back(self, plan: InstallPlan, installed: Installed) -> VerifiedSlot:
         """As `attempt.Hands`."""
@@ -160,11 +227,40 @@ class RealHands:
 
     async def postinstall(self, plan: InstallPlan, installed: Installed) -> bool:
         """As `attempt.Hands`."""
-        return False
+        from bascule.engine.postinst import NotThere, run_postinst
+
+        settings = self._assembly.settings.postinst
+        parts = self._assembly.layout.parts[plan.target]
+        region = parts.get("usr") or next(iter(parts.values()))
+        if settings.run == "never" or region.file:
+            return False
+        kernel = parts.get("kernel")
+
+        def heard(line: str) -> None:
+            self._say("note", note="postinst", facts={"line": line})
+
+        done = await run_postinst(
+            region,
+            kernel=str(kernel.path) if kernel is not None and kernel.path.exists() else None,
+            environ=os.environ,
+            timeout=settings.timeout,
+            on_line=heard,
+        )
+        return not isinstance(done, NotThere)
 
     async def baseline(self) -> Mapping[str, Any]:
-        """As `attempt.Hands`."""
-        return {}
+        """As `attempt.Hands`: one round without retries, so that it costs an update little."""
+        from bascule.engine.health import Baseline, run
+        from bascule.healthchecks import checks_of, host_of
+
+        health = dataclasses.replace(self._assembly.settings.health, retries=0)
+        results = await run(
+            checks_of(health), host=host_of(health), clock=time.monotonic, limit=health.timeout * 2
+        )
+        host = self._assembly.host
+        return Baseline.of(
+            results, version=host.version, boot_id=host.boot_id, now=time.time()
+        ).as_dict()
 
     # ── markers ──────────────────────────────────────────────────────────────────────────────
 

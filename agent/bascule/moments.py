@@ -32,6 +32,9 @@ from bascule.updater.settle import settle
 from bascule.updater.verdict import Verdict
 from bascule.updater.verdict import judge as judge_update
 
+OUTPUT_KEPT = 2000
+"""Characters of each check's output that ledger and history keep."""
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:
@@ -134,7 +137,7 @@ def remember_health(
                     "required": r.required,
                     "outcome": r.outcome.name,
                     "reason": r.reason,
-                    "output": r.output[-2000:],
+                    "output": r.output[-OUTPUT_KEPT:],
                     "attempts": r.attempts,
                     "seconds": round(r.seconds, 3),
                 }
@@ -156,6 +159,17 @@ async def health(options: argparse.Namespace, assembly: Assembly) -> dict[str, A
     await asyncio.to_thread(
         remember_health, assembly.ledger(), boot, verdict, results, int(time.time())
     )
+    await _record(
+        assembly,
+        "health",
+        boot,
+        outcome=verdict.outcome.name,
+        report=list(verdict.report()),
+        checks=[
+            {"name": r.name, "outcome": r.outcome.name, "output": r.output[-OUTPUT_KEPT:]}
+            for r in results
+        ],
+    )
     for sentence in verdict.report():
         print(sentence, file=sys.stderr)
     if verdict.outcome is Outcome.FAIL:
@@ -164,6 +178,15 @@ async def health(options: argparse.Namespace, assembly: Assembly) -> dict[str, A
         actions = green(Path(settings.root)).checks
         await run(actions, host=host_of(settings), clock=time.monotonic, limit=settings.timeout * 2)
     return {"outcome": verdict.outcome.name, "report": list(verdict.report())}
+
+
+async def _record(assembly: Assembly, kind: str, boot: Boot, **facts: Any) -> None:
+    """Into history, where it can be; a full disk must not cost a host its healthy boot."""
+    attempt = boot.intent.attempt if boot.intent else ""
+    try:
+        await asyncio.to_thread(assembly.history().append, kind, attempt=attempt, facts=facts)
+    except BasculeError as error:
+        print(f"bascule: {error}", file=sys.stderr)
 
 
 # ── blessing ─────────────────────────────────────────────────────────────────────────────────
@@ -185,6 +208,7 @@ async def bless(options: argparse.Namespace, assembly: Assembly) -> dict[str, An
         if soak > 0:
             await _soak(assembly, boot, soak)
     await asyncio.to_thread(_bless, assembly, boot)
+    await _record(assembly, "blessed", boot, slot=slot.name)
     await _tell_daemon(assembly)
     version = intent.version if intent is not None and boot.on_trial else assembly.host.version
     return {"said": f"Slot {slot.name} ({version}) is confirmed and stays.", "blessed": True}
@@ -302,6 +326,7 @@ async def _give_up(assembly: Assembly, boot: Boot, reason: str, timed_out: bool)
         )
 
     await asyncio.to_thread(assembly.ledger().update, change)
+    await _record(assembly, "given-up", boot, reason=reason)
     settings = assembly.settings.health
     if settings.greenboot:
         actions = red(Path(settings.root)).checks

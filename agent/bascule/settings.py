@@ -333,7 +333,9 @@ class Reboot:
     window_start: str = _s(text, "", "Locksmith's REBOOT_WINDOW_START.")
     window_length: str = _s(text, "", "Locksmith's REBOOT_WINDOW_LENGTH.")
     group: str = _s(text, "", "Lock group.")
-    endpoints: tuple[str, ...] = _s(texts, (), "Endpoints of etcd, or the base URL of the FleetLock server.")
+    endpoints: tuple[str, ...] = _s(
+        texts, (), "Endpoints of etcd, or the base URL of the FleetLock server."
+    )
     command: tuple[str, ...] = _s(texts, (), "The operator's executable with its arguments.")
     warn: float = _s(seconds, 300.0, "Notice given to logged-in users.", "seconds")
     inhibitors: bool = _s(flag, True, "Wait while a systemd inhibitor blocks shutdown.")

@@ -391,7 +391,9 @@ class Updater:
                 self._abandon()
                 self._move(Event.FOUND_STAGED, phase="")
             job.result = "done"
-            job.outcome = {"staged": self._status.new_version}
+            facts = dict(end.get("outcome") or {})
+            job.outcome = {**facts, "staged": self._status.new_version}
+            self._tell("staged", attempt=self._status.attempt, **facts)
             return
         if error is None:
             self._end_quietly()

@@ -101,7 +101,7 @@ def pin(session: Session, args: argparse.Namespace) -> int:
 
 
 def quarantine_clear(session: Session, args: argparse.Namespace) -> int:
-    return _act(session, "quarantine-clear", {"release": args.release})
+    return _act(session, "quarantine-clear", {"version": args.release})
 
 
 def repair(session: Session, args: argparse.Namespace) -> str:

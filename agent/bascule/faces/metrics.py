@@ -1,0 +1,389 @@
+"""Figures for Prometheus: text format 0.0.4, on a unix socket or in a file for node_exporter.
+
+Format: prometheus.io/docs/instrumenting/exposition_formats, "Text-based format".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bascule import __version__
+from bascule.errors import StorageError
+from bascule.updater.status import State, Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_REQUEST_WAIT = 1.0
+_REQUEST_MAX = 8192
+_CLIENTS = 8
+_BAD_NAME = re.compile(r"[^a-zA-Z0-9_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What `Status` does not tell.
+
+    Attributes:
+        attempts: result (``updated``, ``rolled-back``, ``failed``, ``withdrawn``) → count.
+        failures: error id → count of failed attempts.
+        bytes_fetched, bytes_written, bytes_skipped: sums over all updates on record.
+        last: durations in seconds of the last update (``download``, ``apply``, ``downtime``).
+        stale_after: seconds without success after which the host counts as stale, 0 for never.
+        budget_limit, budget_used: bytes in the present period; limit 0 for none.
+        held: a hold is active.
+    """
+
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    bytes_fetched: int = 0
+    bytes_written: int = 0
+    bytes_skipped: int = 0
+    last: Mapping[str, float] = field(default_factory=dict)
+    stale_after: float = 0.0
+    budget_limit: int = 0
+    budget_used: int = 0
+    held: bool = False
+
+
+_RESULTS = {"UPDATED": "updated", "ROLLED_BACK": "rolled-back", "WITHDRAWN": "withdrawn"}
+
+
+def figures(records: Iterable[Mapping[str, Any]], **more: Any) -> Figures:
+    """Sums over history records (`engine.history`), as far back as history is kept.
+
+    Args:
+        more: further fields of `Figures`.
+    """
+    attempts = dict.fromkeys((*_RESULTS.values(), "failed"), 0)
+    failures: dict[str, int] = {}
+    sums = {"bytes": 0, "written": 0, "skipped": 0}
+    last: dict[str, float] = {}
+    for record in records:
+        facts = record.get("facts")
+        facts = facts if isinstance(facts, Mapping) else {}
+        if record.get("kind") == "attempt-failed":
+            attempts["failed"] += 1
+            error = facts.get("error")
+            name = str(error.get("id", "unknown")) if isinstance(error, Mapping) else "unknown"
+            failures[name] = failures.get(name, 0) + 1
+        elif record.get("kind") == "verdict":
+            result = _RESULTS.get(str(facts.get("verdict")))
+            if result is None:
+                continue
+            attempts[result] += 1
+            for key in sums:
+                sums[key] += int(_number(facts.get(key)))
+            if result == "updated":
+                last = {
+                    key: _number(facts.get(f"{key}_s"))
+                    for key in ("download", "apply", "downtime")
+                    if f"{key}_s" in facts
+                }
+    return Figures(
+        attempts=attempts,
+        failures=failures,
+        bytes_fetched=sums["bytes"],
+        bytes_written=sums["written"],
+        bytes_skipped=sums["skipped"],
+        last=last,
+        **more,
+    )
+
+
+def _number(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18:
+        return float(value)
+    return 0.0
+
+
+def is_stale(status: Status, stale_after: float, now: float) -> bool:
+    """Whether no check has succeeded for `stale_after` seconds (0: never stale)."""
+    return stale_after > 0 and now - status.last_checked > stale_after
+
+
+class _Page:
+    """Collects metric families in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(
+        self,
+        name: str,
+        about: str,
+        samples: Sequence[tuple[Mapping[str, str], float]],
+        kind: str = "gauge",
+    ) -> None:
+        if not samples:
+            return
+        escaped = about.replace("\\", "\\\\").replace("\n", "\\n")
+        self._lines += [f"# HELP bascule_{name} {escaped}", f"# TYPE bascule_{name} {kind}"]
+        for labels, value in samples:
+            inner = ",".join(
+                f'{_BAD_NAME.sub("_", key)}="{_label(text)}"' for key, text in labels.items()
+            )
+            shown = f"{{{inner}}}" if inner else ""
+            self._lines.append(f"bascule_{name}{shown} {_value(value)}")
+
+    def one(self, name: str, about: str, value: float, kind: str = "gauge") -> None:
+        self.add(name, about, [({}, value)], kind)
+
+    def text(self) -> str:
+        return "\n".join(self._lines) + "\n"
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _value(value: float) -> str:
+    return (
+        str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+    )
+
+
+def render(status: Status, told: Figures, now: float) -> str:
+    """The whole page. Names and labels are part of the published interface.
+
+    Args:
+        now: unix seconds.
+    """
+    page = _Page()
+    page.add(
+        "build_info",
+        "Versions of agent and release.",
+        [
+            (
+                {
+                    "version": __version__,
+                    "release": status.current_version,
+                    "group": status.group,
+                },
+                1,
+            )
+        ],
+    )
+    page.add(
+        "state",
+        "1 for the present state, 0 for the others.",
+        [({"state": s.name.lower()}, float(s is status.state)) for s in State],
+    )
+    page.one("state_since_seconds", "When the present state began, unix time.", status.since)
+    page.one(
+        "last_check_timestamp_seconds",
+        "When a check last succeeded, unix time; 0 for never.",
+        status.last_checked,
+    )
+    page.one(
+        "last_update_timestamp_seconds",
+        "When an update was last confirmed, unix time; 0 for never.",
+        status.last_updated,
+    )
+    if status.last_checked:
+        age = max(0.0, now - status.last_checked)
+        page.one("last_success_age_seconds", "Time since a check last succeeded.", age)
+    page.one(
+        "stale",
+        "1 if no check has succeeded for longer than `policy.stale_after`.",
+        float(is_stale(status, told.stale_after, now)),
+    )
+    page.one(
+        "next_check_timestamp_seconds", "When the next check is due, unix time.", status.next_check
+    )
+    page.add(
+        "verdict",
+        "1 for the last update's fate.",
+        [({"verdict": status.verdict.lower()}, 1)],
+    )
+    page.one("failed", "1 if the last attempt failed.", float(status.failure is not None))
+    if status.failure is not None:
+        page.add(
+            "last_failure_timestamp_seconds",
+            "When the last attempt failed, unix time.",
+            [({"id": status.failure.id}, status.failure.at)],
+        )
+    page.add(
+        "attempts_total",
+        "Attempts by result, as far back as history is kept.",
+        [({"result": k}, v) for k, v in sorted(told.attempts.items())],
+        "counter",
+    )
+    page.add(
+        "failures_total",
+        "Failed attempts by error id, as far back as history is kept.",
+        [({"id": k}, v) for k, v in sorted(told.failures.items())],
+        "counter",
+    )
+    for name, about, value in (
+        ("fetched", "Bytes fetched by all updates on record.", told.bytes_fetched),
+        ("written", "Bytes written to slots by all updates on record.", told.bytes_written),
+        ("skipped", "Bytes that slots held already, of all updates on record.", told.bytes_skipped),
+    ):
+        page.one(f"{name}_bytes_total", about, value, "counter")
+    page.add(
+        "last_update_duration_seconds",
+        "How long the last update took, by phase.",
+        [({"phase": k}, v) for k, v in sorted(told.last.items())],
+    )
+    page.one("download_bytes", "Bytes of the present download that are there.", status.bytes_done)
+    page.one("download_size_bytes", "Size of the present download.", status.bytes_total)
+    page.one("quarantine_releases", "Releases that failed here and are refused.", status.quarantine)
+    page.one("held", "1 while a hold is set.", float(told.held))
+    if told.budget_limit > 0:
+        page.one("budget_bytes", "Data budget of the present period.", told.budget_limit)
+        page.one("budget_used_bytes", "Data used in the present period.", told.budget_used)
+    page.add(
+        "gate_blocked",
+        "1 for each gate that holds something back.",
+        [
+            ({"gate": str(g.get("name", "")), "blocks": str(g.get("blocks", ""))}, 1)
+            for g in status.blocked_by
+        ],
+    )
+    for name, about, values in (
+        ("booted", "1 for the running slot.", [float(s.booted) for s in status.slots]),
+        ("next", "1 for the slot that the next boot takes.", [float(s.next) for s in status.slots]),
+        ("good", "1 for slots that are confirmed.", [float(s.successful) for s in status.slots]),
+        (
+            "tries",
+            "Boots that are left to a slot on trial.",
+            [float(s.tries) for s in status.slots],
+        ),
+    ):
+        labels = [{"slot": s.name} for s in status.slots]
+        page.add(f"slot_{name}", about, list(zip(labels, values, strict=True)))
+    return page.text()
+
+
+class SocketServer:
+    """Serves the page on a unix socket: as HTTP to who asks in HTTP, else as plain text.
+
+    Args:
+        path: the socket; a stale one is replaced, a live one is not.
+        page: makes the page; called in the loop for every client.
+        mode: permissions of the socket.
+
+    Raises (start):
+        StorageError: the socket cannot be made, or somebody serves it already.
+    """
+
+    def __init__(self, path: Path, page: Callable[[], str], *, mode: int = 0o660) -> None:
+        self.path = path
+        self._page = page
+        self._mode = mode
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        if self._server is not None:
+            return
+        try:
+            await self._remove_stale()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Nobody may connect between bind and chmod.
+            before = os.umask(0o177)
+            try:
+                self._server = await asyncio.start_unix_server(
+                    self._serve, self.path, limit=_REQUEST_MAX
+                )
+            finally:
+                os.umask(before)
+            self.path.chmod(self._mode)
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror or error}") from error
+
+    async def close(self) -> None:
+        """Stop, and take the socket away."""
+        if self._server is None:
+            return
+        self._server.close()
+        for task in list(self._clients):
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    async def _remove_stale(self) -> None:
+        if not self.path.is_socket():
+            return
+        try:
+            _, writer = await asyncio.open_unix_connection(self.path)
+        except OSError:
+            self.path.unlink()
+            return
+        writer.close()
+        raise StorageError(f"{self.path}: somebody serves this socket already")
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._clients) >= _CLIENTS:
+            writer.transport.abort()
+            return
+        self._clients.add(task)
+        try:
+            async with asyncio.timeout(10 * _REQUEST_WAIT):
+                await self._answer(reader, writer)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            self._clients.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Zincati's exporters only listen; Prometheus' own tools and curl speak HTTP. Who says
+        # nothing for a moment, or nothing more at all, gets plain text.
+        request = b""
+        with contextlib.suppress(
+            TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+        ):
+            async with asyncio.timeout(_REQUEST_WAIT):
+                request = await reader.readuntil(b"\r\n\r\n")
+        if not request:
+            writer.write(self._page().encode())
+        else:
+            words = request.split(b"\r\n", 1)[0].split(b" ")
+            known = len(words) == 3 and words[0] in (b"GET", b"HEAD")
+            body = self._page().encode() if known else b"only GET\n"
+            status = "200 OK" if known else "405 Method Not Allowed"
+            kind = CONTENT_TYPE if known else "text/plain"
+            head = (
+                f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+                "Connection: close\r\n\r\n"
+            )
+            writer.write(head.encode() + (b"" if words[0] == b"HEAD" else body))
+        await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+
+def write_textfile(path: Path, page: str) -> None:
+    """Replace `path` in one step, readable for node_exporter. Blocks: call it in a thread.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    temporary = ""
+    try:
+        # Not a name that ends in .prom: node_exporter would read the unfinished file.
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(page.encode())
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        raise StorageError(f"{path}: {error.strerror}") from error
