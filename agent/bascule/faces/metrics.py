@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -288,15 +289,17 @@ class SocketServer:
         try:
             await self._remove_stale()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Nobody may connect between bind and chmod.
-            before = os.umask(0o177)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
+                listener.bind(str(self.path))
+                # Before it listens: nobody may connect under wider permissions.
+                self.path.chmod(self._mode)
                 self._server = await asyncio.start_unix_server(
-                    self._serve, self.path, limit=_REQUEST_MAX
+                    self._serve, sock=listener, limit=_REQUEST_MAX
                 )
-            finally:
-                os.umask(before)
-            self.path.chmod(self._mode)
+            except BaseException:
+                listener.close()
+                raise
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror or error}") from error
 
@@ -350,11 +353,11 @@ class SocketServer:
             async with asyncio.timeout(_REQUEST_WAIT):
                 request = await reader.readuntil(b"\r\n\r\n")
         if not request:
-            writer.write(self._page().encode())
+            writer.write(self._page().encode("utf-8", "replace"))
         else:
             words = request.split(b"\r\n", 1)[0].split(b" ")
             known = len(words) == 3 and words[0] in (b"GET", b"HEAD")
-            body = self._page().encode() if known else b"only GET\n"
+            body = self._page().encode("utf-8", "replace") if known else b"only GET\n"
             status = "200 OK" if known else "405 Method Not Allowed"
             kind = CONTENT_TYPE if known else "text/plain"
             head = (
@@ -378,7 +381,7 @@ def write_textfile(path: Path, page: str) -> None:
         # Not a name that ends in .prom: node_exporter would read the unfinished file.
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(page.encode())
+            file.write(page.encode("utf-8", "replace"))
             file.flush()
             os.fchmod(file.fileno(), 0o644)
         Path(temporary).replace(path)
