@@ -13,7 +13,7 @@ from node import BIN, MIB, release_header
 IMAGE_MIB = 4
 
 
-def _mock(*words: str) -> str:
+def mock(*words: str) -> str:
     done = subprocess.run(
         [str(BIN / "omaha-mock"), *words], capture_output=True, text=True, timeout=120
     )
@@ -32,7 +32,7 @@ class Site:
         self.url = ""
         for directory in (self.served, self.keys, folder / "keys"):
             directory.mkdir(parents=True)
-        _mock("keygen", str(folder / "keys"))
+        mock("keygen", str(folder / "keys"))
         self.key = folder / "keys/update.key.pem"
         (self.keys / "update.pub.pem").write_bytes((folder / "keys/update.pub.pem").read_bytes())
 
@@ -49,7 +49,7 @@ class Site:
     def payload(self, image: Path, version: str, *more: str, kernel: Path | None = None) -> Path:
         out = self.folder / f"{version}.bin"
         extra = ["--kernel", str(kernel)] if kernel else []
-        _mock("pack", "--image", str(image), *extra, "--key", str(self.key), "-o", str(out), *more)
+        mock("pack", "--image", str(image), *extra, "--key", str(self.key), "-o", str(out), *more)
         return out
 
     def publish(
@@ -62,7 +62,7 @@ class Site:
     ) -> Path:
         image = self.image(version, app, mib)
         payload = self.payload(image, version, kernel=kernel)
-        _mock(
+        mock(
             "publish",
             str(self.served),
             "--payload",
@@ -73,6 +73,11 @@ class Site:
             *more,
         )
         return image
+
+    @staticmethod
+    def mock(*words: str) -> str:
+        """Run `omaha-mock`."""
+        return mock(*words)
 
     def events(self) -> list[dict[str, str]]:
         """Every event that the server has heard, in order."""

@@ -121,6 +121,7 @@ class Assembly:
             oemversion=host.oem_version,
             alephversion=record.aleph_version or host.version,
             machinealias=server.machine_alias,
+            delta_okay=self.settings.download.deltas,
         )
 
     def terms(

@@ -158,9 +158,8 @@ def omaha_code(
     """
     number = error.number
     if number >= 3000:
-        number = next(
-            (c.number for c in type(error).__mro__ if 0 < getattr(c, "number", 0) < 3000), 1
-        )
+        known = (getattr(cls, "number", 0) for cls in type(error).__mro__)
+        number = next((n for n in known if 0 < n < 3000), 1)
     if resumed:
         number |= RESUMED_FLAG
     if dev_mode:

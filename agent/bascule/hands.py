@@ -20,11 +20,12 @@ from bascule.engine.omaha_client import post_omaha
 from bascule.engine.stream import Announced, Installed, Progress, install
 from bascule.engine.transport import Patience, Tls
 from bascule.engine.verify import VerifiedSlot, read_back
-from bascule.errors import LedgerError, OpenPgpError, TransferError
+from bascule.errors import LedgerError, OpenPgpError, SettingsError, TransferError
 from bascule.updater.plan import InstallPlan
 
 if TYPE_CHECKING:
     from bascule.engine.boot import ClearedSlot
+    from bascule.engine.openpgp import SignedDigests
     from bascule.formats.omaha import Offer
 
 LIST_LIMIT = 1 << 20
@@ -118,7 +119,7 @@ class RealHands:
             on_event=self._heard,
         )
 
-    async def _listed(self, plan: InstallPlan) -> frozenset[bytes] | None:
+    async def _listed(self, plan: InstallPlan) -> SignedDigests | None:
         """Digests of the payload by its OpenPGP-signed list, where policy knows of such lists."""
         trust = self._assembly.settings.trust
         if "openpgp" not in trust.require:
@@ -143,10 +144,9 @@ class RealHands:
                 body += chunk
                 if len(body) > LIST_LIMIT:
                     raise OpenPgpError("the digest list is longer than 1 MiB")
-            proven = await asyncio.to_thread(
+            return await asyncio.to_thread(
                 check_list, bytes(body), name=offer.name, keyring=Path(trust.openpgp_keyring)
             )
-            return frozenset(proven.digests.values())
         except (OpenPgpError, TransferError) as error:
             if trust.match == "any":
                 self._say("note", note="openpgp-not-proven", facts={"why": str(error)})
@@ -254,8 +254,13 @@ class RealHands:
         from bascule.healthchecks import checks_of, host_of
 
         health = dataclasses.replace(self._assembly.settings.health, retries=0)
+        try:
+            checks = checks_of(health)
+        except SettingsError as error:
+            self._say("note", note="no-baseline", facts={"why": str(error)})
+            return {}
         results = await run(
-            checks_of(health), host=host_of(health), clock=time.monotonic, limit=health.timeout * 2
+            checks, host=host_of(health), clock=time.monotonic, limit=health.timeout * 2
         )
         host = self._assembly.host
         return Baseline.of(

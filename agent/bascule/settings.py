@@ -189,6 +189,11 @@ class Download:
     windows: tuple[str, ...] = _s(
         texts, (), "Windows in which payloads may be fetched; always where empty."
     )
+    deltas: bool = _s(
+        flag,
+        False,
+        "Tell the server that deltas are welcome; one that does not fit is replaced by a full payload.",
+    )
     metered: bool = _s(flag, False, "Fetch payloads over metered links too.")
 
 

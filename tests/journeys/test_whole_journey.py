@@ -197,3 +197,33 @@ def test_kills_at_odd_moments(site: Site, make_node: MakeNode, victim: str, afte
     assert node.slot_bytes("B", two.stat().st_size) == two.read_bytes()
     assert node.finish_boot()
     assert node.status()["verdict"] == "UPDATED"
+
+
+def test_delta_and_the_full_payload_instead(site: Site, make_node: MakeNode) -> None:
+    """A delta where it fits; where the booted slot is not its source, the full payload, and it says so."""
+    one, two = site.image("1.0.0"), site.publish("2.0.0")
+    delta = site.folder / "delta.bin"
+    site.mock(
+        "pack", "--major", "2", "--image", f"usr={two}", "--old", f"usr={one}",
+        "--key", str(site.key), "-o", str(delta),
+    )  # fmt: skip
+    site.mock(
+        "publish", str(site.served), "--payload", str(delta), "--version", "2.0.0",
+        "--from", "1.0.0", "--disable-backoff",
+    )  # fmt: skip
+    for spoilt in (False, True):
+        node = make_node(settings="[download]\ndeltas = true\n")
+        if spoilt:
+            with node.disk.open("r+b") as file:
+                file.seek(node.offset("A") + 3 * 4096)
+                file.write(b"changed by hand")
+        node.power_on()
+        before = len(site.requests())
+        done = node.updatectl("update")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert node.slot_bytes("B", two.stat().st_size) == two.read_bytes()
+        asked = [r for r in site.requests()[before:] if r["kind"] == "payload"]
+        full = [r for r in asked if "delta" not in r["name"]]
+        assert bool(full) is spoilt, asked
+        assert ("delta-refused" in node.log.read_text()) is spoilt
+        node.power_off()

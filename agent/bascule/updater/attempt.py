@@ -22,7 +22,10 @@ from bascule.errors import (
     ServerError,
     SignatureMismatch,
     SignatureMissing,
+    SourceMismatch,
     Stopped,
+    UnsupportedMinor,
+    UnsupportedOperation,
 )
 from bascule.formats.omaha import (
     Client,
@@ -41,6 +44,9 @@ from bascule.updater.settle import quarantine
 if TYPE_CHECKING:
     from bascule.engine.stream import Installed
     from bascule.engine.verify import VerifiedSlot
+
+DELTA_FAULTS = (SourceMismatch, UnsupportedOperation, UnsupportedMinor)
+"""What makes a delta useless on this host while a full payload may do."""
 
 Say = Callable[..., None]
 
@@ -182,12 +188,35 @@ class Attempt:
             plan = await self.plan(offer)
             if not self._terms.install:
                 return Outcome("available", {"version": offer.version, "size": offer.size})
-            return await self.install(plan)
+            try:
+                return await self.install(plan)
+            except DELTA_FAULTS as error:
+                full = await self._full_instead(plan, error)
+                if full is None:
+                    raise
+                offer = full.offer
+                return await self.install(full)
         except (Stopped, asyncio.CancelledError):
             raise
         except BasculeError as error:
             await self._report(error, offer)
             raise
+
+    async def _full_instead(self, plan: InstallPlan, error: BasculeError) -> InstallPlan | None:
+        """Another offer where a delta does not fit this host; None if there is no other.
+
+        Asked only where we said that deltas are welcome: a server that sends one unasked has no
+        full payload to offer.
+        """
+        if not self._client.delta_okay:
+            return None
+        self._say("note", note="delta-refused", facts={"why": str(error)})
+        self._client = replace(self._client, delta_okay=False)
+        offer = await self.ask()
+        if offer is None or offer.sha256 == plan.offer.sha256:
+            return None
+        self._say("phase", phase="plan", new_size=offer.size, bytes_total=offer.size)
+        return await self.plan(offer)
 
     async def ping(self) -> None:
         """Tell the server that this host lives and waits for its reboot. Raises ServerError."""

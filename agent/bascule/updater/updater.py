@@ -348,7 +348,8 @@ class Updater:
                     rate=self._rate(done),
                 )
             case "phase":
-                self.show(phase=str(message.get("phase", "")))
+                sizes = {k: int(message[k]) for k in ("new_size", "bytes_total") if k in message}
+                self.show(phase=str(message.get("phase", "")), **sizes)
             case "checked":
                 self.show(
                     last_checked=int(message.get("at", 0)),
