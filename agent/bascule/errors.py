@@ -689,7 +689,7 @@ class NoKeys(TrustError):
 class IndexUntrusted(TrustError):
     """A static repository's index is not signed by a trusted key, or is older than one seen before."""
 
-    number = 3024
+    number = 3050
     id = "repository-untrusted"
     cause = "The static repository's index is not proven."
     remedy = "Sign it anew with a trusted key: `openssl dgst -sha256 -sign KEY -out index.json.sig index.json`."
