@@ -16,14 +16,8 @@ from hypothesis import strategies as st
 
 from bascule import __version__
 from bascule.errors import StorageError
-from bascule.faces.metrics import (
-    Figures,
-    SocketServer,
-    figures,
-    is_stale,
-    render,
-    write_textfile,
-)
+from bascule.faces.metrics import Figures, figures, is_stale, render
+from bascule.faces.metrics_outlets import SocketServer, write_textfile
 from bascule.updater.status import Failure, SlotStatus, State, Status
 
 NOW = 1_711_800_000.0
