@@ -287,6 +287,9 @@ def _moment(table: Mapping[str, Any], name: str) -> int | None:
 
 
 def _name(name: str, where: str) -> str:
+    """A path that means the same to a web server and to a file system."""
+    if set("?%") & set(name):
+        raise IndexInvalid(f"{where}: {clipped(name)!r} is not a plain path")
     try:
         return package_name(name)
     except ValueError as e:
