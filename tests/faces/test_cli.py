@@ -285,7 +285,7 @@ async def test_errors_of_every_kind_cross_the_bus_unchanged(served: Any) -> None
         (("hold", "--clear"), ("act hold", {"clear": True})),
         (("pin", ">=3510,<3600"), ("act pin", {"range": ">=3510,<3600"})),
         (("pin", "--clear"), ("act pin", {"clear": True})),
-        (("quarantine", "clear", "3602.1.5"), ("act quarantine-clear", {"release": "3602.1.5"})),
+        (("quarantine", "clear", "3602.1.5"), ("act quarantine-clear", {"version": "3602.1.5"})),
         (("explain", "--history"), ("document explain", {"history": True})),
         (("history", "verify"), ("document history", {"verify": True})),
         (("history", "--last", "3"), ("document history", {"last": 3})),
