@@ -35,6 +35,7 @@ class Mutation:
 
     Attributes:
         number: the error's number; None if the payload must be accepted.
+        tight: the number where the target has no room behind the image, if that is another.
         original: what update_engine does, where that is not simply the number.
     """
 
@@ -44,6 +45,7 @@ class Mutation:
     edit: Callable[[Draft], None]
     draft: Callable[[], Draft] = draft_v1
     original: str = ""
+    tight: int | None = None
 
     def build(self) -> bytes:
         """The whole payload."""
@@ -65,9 +67,10 @@ def _mutation(
     *,
     draft: Callable[[], Draft] = draft_v1,
     original: str = "",
+    tight: int | None = None,
 ) -> Callable[[Callable[[Draft], None]], Callable[[Draft], None]]:
     def note(edit: Callable[[Draft], None]) -> Callable[[Draft], None]:
-        MUTATIONS.append(Mutation(name, number, stage, edit, draft, original))
+        MUTATIONS.append(Mutation(name, number, stage, edit, draft, original, tight))
         return edit
 
     return note
@@ -148,7 +151,7 @@ def _(draft: Draft) -> None:
     draft.manifest.new_partition_info.size = len(IMAGE) + BLOCK
 
 
-@_mutation("image one block longer than said", 15, Stage.READ_BACK)
+@_mutation("image one block longer than said", 15, Stage.READ_BACK, tight=28)
 def _(draft: Draft) -> None:
     draft.manifest.new_partition_info.size = len(IMAGE) - BLOCK
 

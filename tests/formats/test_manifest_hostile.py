@@ -50,7 +50,7 @@ def _check(manifest: Manifest, size: int | None) -> None:
         assert 0 <= operation.data_length <= LIMITS.blob
         end = operation.data_end
     assert manifest.blobs_size == end
-    assert size is None or manifest.size <= size
+    assert size in (None, manifest.size)
     assert (manifest.signatures_offset is None) == (manifest.signatures_size is None)
     assert manifest.signatures_offset in (None, end)
     for part in manifest.parts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from bascule.errors import MetadataSizeError, UnsupportedMajor
+from bascule.errors import MetadataSizeError, PayloadSizeMismatch, UnsupportedMajor
 
 __all__ = [
     "HOLE",
@@ -238,6 +238,17 @@ class Manifest:
         """Bytes of the whole payload, signature included."""
         return self.blobs_offset + self.blobs_size + (self.signatures_size or 0)
 
+    def check_size(self, announced: int | None) -> None:
+        """Compare the payload's size with the announced one, if there is one.
+
+        Raises:
+            PayloadSizeMismatch: they differ.
+        """
+        if announced is not None and announced != self.size:
+            raise PayloadSizeMismatch(
+                f"the manifest adds up to {self.size} bytes, {announced} were announced"
+            )
+
     def offset_of(self, first_operation: int) -> int:
         """File offset from which a resumed transfer must continue.
 
@@ -266,7 +277,7 @@ def parse_manifest(
         major: 1 or 2, from the header.
         metadata: header and manifest together, as they lie at the file's start.
         signature_size: bytes of the v2 metadata signature that follows; 0 for major 1.
-        size: bytes of the whole payload, if it was announced: what cannot fit in it is refused.
+        size: bytes of the whole payload, if it was announced: what does not fill it is refused.
         limits: see `Limits`.
 
     Raises:
@@ -279,11 +290,14 @@ def parse_manifest(
     if major == 1:
         from bascule.formats import manifest_v1
 
-        return manifest_v1.read(raw, metadata=metadata, size=size, limits=limits)
-    if major == 2:
+        manifest = manifest_v1.read(raw, metadata=metadata, size=size, limits=limits)
+    elif major == 2:
         from bascule.formats import manifest_v2
 
-        return manifest_v2.read(
+        manifest = manifest_v2.read(
             raw, metadata=metadata, signature_size=signature_size, size=size, limits=limits
         )
-    raise UnsupportedMajor(f"major version {major}")
+    else:
+        raise UnsupportedMajor(f"major version {major}")
+    manifest.check_size(size)
+    return manifest

@@ -239,10 +239,7 @@ class PayloadParser:
         raise PayloadSizeMismatch(f"it ends after {self.received}{of} bytes")
 
     def _position(self, manifest: Manifest, first_operation: int) -> None:
-        if self._size is not None and manifest.size != self._size:
-            raise PayloadSizeMismatch(
-                f"the manifest adds up to {manifest.size} bytes, {self._size} were announced"
-            )
+        manifest.check_size(self._size)
         self._manifest = manifest
         self._operations = manifest.operations
         if not 0 <= first_operation <= len(self._operations):
