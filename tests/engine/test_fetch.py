@@ -485,6 +485,14 @@ async def test_beginning_with_a_later_address_and_coming_round() -> None:
         assert (len(first.requests), len(second.requests), found.url_index) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("bad", ["ftp://a/u", "http://a:99999/u", "nonsense"])
+async def test_an_address_that_is_none_is_given_up_at_once(bad: str) -> None:
+    naps = Naps()
+    async with RawServer(good) as server:
+        assert await gather(source(bad, server.url, sleep=naps)) == PAYLOAD
+    assert naps.taken == []
+
+
 async def test_when_all_are_bad_each_is_named() -> None:
     async with RawServer(gone) as first, RawServer(gone) as second:
         with pytest.raises(TransferHttpError) as caught:

@@ -250,6 +250,42 @@ async def test_cancelling_closes_the_connection() -> None:
         await asyncio.wait_for(server.closed.wait(), 30)
 
 
+async def test_no_connection_is_tried_again_as_often_as_asked() -> None:
+    naps: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+
+    async with RawServer(good) as server:
+        url = server.url
+    with pytest.raises(ServerUnreachable):
+        await post(url, retries=3, sleep=nap)
+    assert naps == [10.0] * 3
+
+
+async def test_a_host_whose_network_comes_up_late() -> None:
+    server = RawServer(good)
+    async with server:
+        port = server.port
+
+    async def nap(seconds: float) -> None:
+        late.append(await asyncio.start_server(server._begin, "127.0.0.1", port))
+
+    late: list[asyncio.Server] = []
+    assert await post(f"http://127.0.0.1:{port}/", retries=1, sleep=nap) == ANSWER
+    late[0].close()
+
+
+async def test_what_may_have_arrived_is_not_said_twice() -> None:
+    async def answering(request: Request, wire: Wire) -> None:
+        wire.reset()
+
+    async with RawServer(answering) as server:
+        with pytest.raises(ServerUnreachable):
+            await post(server.url, retries=3)
+        assert len(server.requests) == 1
+
+
 # ── redirects ────────────────────────────────────────────────────────────────────────────────
 
 

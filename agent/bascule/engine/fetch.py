@@ -320,7 +320,12 @@ def _retry_after(answer: Answer) -> float:
 def _fault(failure: ExchangeFailed) -> _Fault:
     if failure.trouble is Trouble.STALLED:
         return _Fault(TransferStalled(failure.sentence), lasting=False)
-    lasting = failure.trouble in (Trouble.TLS, Trouble.REDIRECT, Trouble.MALFORMED)
+    lasting = failure.trouble in (
+        Trouble.ADDRESS,
+        Trouble.TLS,
+        Trouble.REDIRECT,
+        Trouble.MALFORMED,
+    )
     return _Fault(
         TransferError(failure.sentence, trouble=failure.trouble.name.lower()), lasting=lasting
     )

@@ -7,9 +7,10 @@ and may close the connection instead of announcing a length.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from bascule.engine.answer import Answer
 from bascule.engine.transport import Patience, Tls, Transport
@@ -38,6 +39,9 @@ async def post_omaha(
     clock: Callable[[], float] = time.monotonic,
     max_body: int = MAX_BODY,
     deadline: float = 300.0,
+    retries: int = 0,
+    retry_wait: float = 10.0,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> bytes:
     """The body of the server's 2xx answer, at most `max_body` bytes.
 
@@ -46,6 +50,8 @@ async def post_omaha(
 
     Args:
         deadline: seconds for the whole answer; a server that trickles does not hold the agent.
+        retries: further tries, `retry_wait` seconds apart, where there was no connection at all; the
+            original makes 1 for a check that somebody asked for and 3 for a scheduled one.
 
     Raises:
         ServerHttpError: any other status; number 2000 + status, the server's words if it has any.
@@ -56,14 +62,31 @@ async def post_omaha(
     """
     if url == DISABLED:
         raise ServerUnreachable("the server's address is set to `disabled`", disabled=True)
-    try:
-        async with Transport(tls=tls, patience=patience, environ=environ, clock=clock) as transport:
-            async with transport.exchange(
-                "POST", url, headers={"Content-Type": "text/xml"}, body=body
-            ) as answer:
-                return await _answered(answer, max_body, deadline)
-    except ExchangeFailed as e:
-        raise server_error(e) from e
+    for left in range(retries, -1, -1):
+        try:
+            return await _post(url, body, tls, patience, environ, clock, max_body, deadline)
+        except ExchangeFailed as e:
+            if left == 0 or e.trouble is not Trouble.UNREACHABLE:
+                raise server_error(e) from e
+        await sleep(retry_wait)
+    raise AssertionError("the last try returns or raises")
+
+
+async def _post(
+    url: str,
+    body: bytes,
+    tls: Tls | None,
+    patience: Patience | None,
+    environ: Mapping[str, str] | None,
+    clock: Callable[[], float],
+    max_body: int,
+    deadline: float,
+) -> bytes:
+    async with Transport(tls=tls, patience=patience, environ=environ, clock=clock) as transport:
+        async with transport.exchange(
+            "POST", url, headers={"Content-Type": "text/xml"}, body=body
+        ) as answer:
+            return await _answered(answer, max_body, deadline)
 
 
 async def _answered(answer: Answer, max_body: int, deadline: float) -> bytes:

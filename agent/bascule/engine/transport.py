@@ -201,7 +201,7 @@ class Transport:
         try:
             proxy = proxy_for(str(url), self._environ)
         except ValueError as e:
-            raise ExchangeFailed(Trouble.UNREACHABLE, str(e)) from None
+            raise ExchangeFailed(Trouble.ADDRESS, str(e)) from None
         session = self._session
 
         async def send() -> aiohttp.ClientResponse:
@@ -243,7 +243,7 @@ def _url(address: str) -> URL:
     except ValueError:
         usable = False
     if not usable:
-        raise ExchangeFailed(Trouble.UNREACHABLE, f"not an http or https address: {address[:200]}")
+        raise ExchangeFailed(Trouble.ADDRESS, f"not an http or https address: {address[:200]}")
     return url
 
 

@@ -13,6 +13,7 @@ _UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
 class Trouble(enum.Enum):
     """Why an exchange ended without a usable answer."""
 
+    ADDRESS = "an address or a proxy that cannot be used"
     UNREACHABLE = "no connection"
     TLS = "no secure connection"
     REDIRECT = "a redirect that is not followed"
