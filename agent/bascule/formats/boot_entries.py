@@ -29,7 +29,7 @@ _NAME = re.compile(
 )
 _SORT_KEY = "bascule-"
 _SORT_DIGITS = 9
-_TOP = 10**_SORT_DIGITS - 1
+_TOP = 999_999_999
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ class _Opener(Protocol):
 
 _openers: dict[str, str | _Opener] = {
     "gpt": "bascule.engine.boot.gpt:open_gpt",
+    "systemd-boot": "bascule.engine.boot.systemd_boot:open_systemd_boot",
 }
 
 
