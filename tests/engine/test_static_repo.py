@@ -121,6 +121,7 @@ async def test_nothing_newer(tmp_path: Path) -> None:
     write(tmp_path)
     found = await ask(tmp_path, Asked("2.0.0", "stable", "amd64-usr"))
     assert found.offer is None and found.serial == 5
+    assert [r.version for r in found.releases] == ["2.0.0"]
 
 
 async def test_any_kind_of_trusted_key_signs(tmp_path: Path) -> None:

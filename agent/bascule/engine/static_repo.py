@@ -23,7 +23,14 @@ from bascule.engine.trouble import ExchangeFailed
 from bascule.errors import BasculeError, IndexInvalid, IndexUntrusted, TransferError
 from bascule.formats.addresses import payload_address
 from bascule.formats.omaha_offer import Offer
-from bascule.formats.repository import MAX_INDEX, Choice, Index, choose, parse_index
+from bascule.formats.repository import (
+    MAX_INDEX,
+    Choice,
+    Index,
+    Release,
+    choose,
+    parse_index,
+)
 from bascule.formats.version import older
 
 if TYPE_CHECKING:
@@ -67,12 +74,14 @@ class Found:
         offer: None means: nothing for this host.
         serial: of the index, to be remembered.
         signer: name of the key that signed the index, or "" where it is not signed.
+        releases: all that the index lists, for whomever it is.
     """
 
     where: str
     offer: Offer | None
     serial: int
     signer: str
+    releases: tuple[Release, ...]
 
 
 async def ask_repository(
@@ -232,7 +241,7 @@ def _found(
         deltas=asked.deltas,
     )
     offer = _offer(where, choice, place(choice), signer) if choice is not None else None
-    return Found(where, offer, index.serial, signer)
+    return Found(where, offer, index.serial, signer, index.releases)
 
 
 def _signer(
