@@ -6,14 +6,10 @@ import asyncio
 import base64
 import json
 import shutil
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +21,7 @@ from bascule.engine.coordination import Grant, Refused
 from bascule.engine.coordination.etcd import EtcdLock
 from bascule.engine.coordination.registry import Credentials
 from bascule.engine.coordination.semaphore import Semaphore, parse_semaphore
+from etcd_server import free_port, serve
 
 etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd-server is not installed")
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -37,47 +34,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def serve(folder: Path, *options: str, scheme: str = "http", ca: str = "") -> Iterator[str]:
-    client, peer = free_port(), free_port()
-    url = f"{scheme}://127.0.0.1:{client}"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["etcd", "--data-dir", str(folder / "data"), "--listen-client-urls", url,
-             "--advertise-client-urls", url, "--listen-peer-urls", f"http://127.0.0.1:{peer}",
-             "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}",
-             "--initial-cluster", f"default=http://127.0.0.1:{peer}", *options],
-            stdout=log, stderr=log, env={"ETCD_UNSUPPORTED_ARCH": "arm64", "PATH": "/usr/bin:/bin"},
-        )  # fmt: skip
-        try:
-            for _ in range(300):
-                assert process.poll() is None, (folder / "log").read_text()
-                try:
-                    with socket.create_connection(("127.0.0.1", client), 1):
-                        if ca or _healthy(url):
-                            break
-                except OSError:
-                    pass
-                time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-            return b"true" in answer.read()
-    except (OSError, urllib.error.URLError):
-        return False
 
 
 @pytest.fixture(scope="module")
