@@ -8,24 +8,45 @@
         ...                                  # the agent polls omaha.url
         assert omaha.events == [(13, 1, None, None), ...]
 
+``release_images`` builds three releases (the third broken) once a session.
 ``omaha`` and ``omaha_tls`` run in the test's own event loop; ``omaha_process`` starts
 ``omaha-mock serve DIR`` as a process of its own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from omaha_mock.server import MockServer
 
-__all__ = ["omaha", "omaha_process", "omaha_tls"]
+__all__ = ["fixture_build", "omaha", "omaha_process", "omaha_tls", "release_images"]
+
+
+def fixture_build() -> Any:
+    """The module ``fixtures/build.py``."""
+    path = Path(__file__).resolve().parents[1] / "fixtures" / "build.py"
+    if "fixture_build" not in sys.modules:
+        found = importlib.util.spec_from_file_location("fixture_build", path)
+        assert found is not None and found.loader is not None
+        module = sys.modules["fixture_build"] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    return sys.modules["fixture_build"]
+
+
+@pytest.fixture(scope="session")
+def release_images(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Releases 1.0.0, 2.0.0 and (broken) 3.0.0: objects with ``version``, ``usr``, ``kernel``."""
+    built: list[Any] = fixture_build().releases(tmp_path_factory.mktemp("releases"))
+    return built
 
 
 @pytest_asyncio.fixture

@@ -79,6 +79,11 @@ class Payload:
             sorted(Counter(op.name for part in self.parts for op in part.operations).items())
         )
 
+    def metadata_digest(self) -> bytes:
+        """SHA-256 of header and manifest: what a metadata signature is over."""
+        with self.path.open("rb") as file:
+            return hashlib.sha256(file.read(self.metadata_size)).digest()
+
     def blob(self, operation: Operation) -> bytes:
         """The operation's bytes, checked against its hash if it has one. Raises PayloadError."""
         if operation.offset is None:

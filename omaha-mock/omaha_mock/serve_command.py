@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import signal
 import ssl
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from omaha_mock.errors import MockError, UsageError
 from omaha_mock.reading import read_payload
 from omaha_mock.releases import Directory, Release, describe
+from omaha_mock.signing import load_signing_key
 from omaha_mock.versions import is_version
 
 __all__ = ["add_commands"]
@@ -28,19 +30,25 @@ def _publish(options: argparse.Namespace) -> int:
     payload = read_payload(options.payload)
     if payload.delta and not options.origin:
         raise UsageError("This payload is a delta: say with --from which version it starts from.")
+    signature = options.metadata_signature
+    if options.metadata_key is not None:
+        if signature:
+            raise UsageError("Give --metadata-signature or --metadata-key, not both.")
+        made = load_signing_key(options.metadata_key).sign(payload.metadata_digest())
+        signature = base64.b64encode(made).decode()
     metadata_size = options.metadata_size
-    if options.metadata_signature and not metadata_size:
+    if signature and not metadata_size:
         metadata_size = payload.metadata_size
     release = Release(
         version=options.version,
-        file=options.name or f"{options.version}-{options.payload.name}",
+        file=_name(options),
         origin=options.origin,
         groups=tuple(dict.fromkeys(options.group or ["stable"])),
         board=options.board,
         rollout=options.rollout,
         forced=options.forced,
         metadata_size=metadata_size,
-        metadata_signature=options.metadata_signature,
+        metadata_signature=signature,
         disable_backoff=options.disable_backoff,
         max_failures=options.max_failures,
         **describe(options.payload),
@@ -51,6 +59,16 @@ def _publish(options: argparse.Namespace) -> int:
         f"payloads/{release.file}, {release.size} bytes, sha256 {release.sha256}\n"
     )
     return 0
+
+
+def _name(options: argparse.Namespace) -> str:
+    """The file name on the server; a signed digest list beside the payload fixes it."""
+    own: str = options.payload.name
+    if not options.payload.with_name(own + ".DIGESTS.asc").exists():
+        return options.name or f"{options.version}-{own}"
+    if options.name not in ("", own):
+        raise UsageError(f"The signed digest list names {own}: publish it under that name.")
+    return own
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -137,6 +155,7 @@ def add_commands(commands: Any) -> None:
         metavar="BASE64",
         help="as `pack --json` prints it; lets clients verify before they write",
     )
+    publish.add_argument("--metadata-key", type=Path, metavar="PEM", help="make it with this key")
     publish.add_argument("--metadata-size", type=int, default=0, metavar="BYTES")
     publish.add_argument(
         "--disable-backoff",
