@@ -1,0 +1,328 @@
+"""make test-boot: real boots of a real machine through good and bad updates.
+
+Usage: python tests/boot/run.py [--only LETTERS] [--seeds N] [--keep]
+
+Every scenario starts from a disk of its own with release 1.0.0 blessed in slot A, and every boot is a
+QEMU of its own, with firmware, kernel, systemd, D-Bus and our units. Exit status 0 if all passed or
+everything was skipped with a reason, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import re
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import build
+import lab as publishing
+from build import CannotBuild
+from lab import RELEASES, Lab
+from machine import SLOW, GuestFailed, Machine
+
+
+@dataclass
+class Outcome:
+    """One row of the table."""
+
+    letter: str
+    what: str
+    result: str
+    boots: int
+    seconds: float
+
+
+@dataclass
+class Host:
+    """One machine under test with its server."""
+
+    machine: Machine
+    served: Path
+    boot: str
+
+    def status(self) -> dict[str, Any]:
+        """``updatectl --json status``."""
+        answer = json.loads(self.machine.check("updatectl --json status", 60 * SLOW))
+        return dict(answer.get("status", answer))
+
+    def release(self) -> str:
+        """The release that runs."""
+        text = self.machine.check("cat /usr/share/flatcar/release")
+        return text.partition("VERSION=")[2].split()[0]
+
+    def settled(self) -> None:
+        """Wait until systemd has no job left: health asked, boot blessed or given up."""
+        self.machine.check("systemctl is-system-running --wait || true", 300 * SLOW)
+
+    def update(self) -> str:
+        """Ask and install; what was said."""
+        return self.machine.check("updatectl update", 300 * SLOW)
+
+    def journal(self, unit: str) -> str:
+        """What a unit said in this boot."""
+        return self.machine.run(f"journalctl -b -o cat --no-pager -u {unit} | tail -n 40")[1]
+
+
+class Failed(Exception):
+    """The machine came out otherwise than promised."""
+
+
+def expect(what: str, got: object, wanted: object) -> None:
+    """Raise Failed unless they are equal."""
+    if got != wanted:
+        raise Failed(f"{what}: {got!r}, wanted {wanted!r}")
+
+
+def contains(what: str, text: str, *words: str) -> None:
+    """Raise Failed unless every word is there."""
+    for word in words:
+        if word not in text:
+            raise Failed(f"{what} does not say {word!r}: {text[-800:]}")
+
+
+class Runner:
+    """Runs scenarios one after the other."""
+
+    def __init__(self, folder: Path, seeds: int) -> None:
+        self.lab = Lab()
+        self.folder = folder
+        self.seeds = seeds
+        self.rows: list[Outcome] = []
+
+    @contextlib.contextmanager
+    def host(
+        self, name: str, release: str, boot: str = "gpt", full: bool = False
+    ) -> Iterator[Host]:
+        """A fresh machine, with `release` on offer."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        served = self.lab.publish(folder / "served", boot, release, full)
+        disk = folder / "disk.img"
+        build.disk(disk, self.lab.first(boot), boot)
+        with publishing.serving(served) as port:
+            build.edit(
+                disk,
+                build.START["state"] * build.MIB,
+                {
+                    "lib/boot-test/server.toml": (
+                        f'[server]\nurl = "http://10.0.2.2:{port}/v1/update/"\n',
+                        0o644,
+                    )
+                },
+            )
+            machine = Machine(disk, folder)
+            try:
+                yield Host(machine, served, boot)
+            finally:
+                self.boots += machine.boots
+                machine.kill()
+                disk.unlink(missing_ok=True)
+
+    def scenario(self, letter: str, what: str, body: Callable[[], str]) -> None:
+        """Run one and write its row down."""
+        self.boots = 0
+        began = time.monotonic()
+        print(f"── ({letter}) {what}", flush=True)
+        try:
+            result = body()
+        except (Failed, GuestFailed) as error:
+            result = f"FAILED: {error}"
+        except CannotBuild as error:
+            result = f"FAILED: {error}"
+        except Exception:
+            result = f"FAILED: {traceback.format_exc()}"
+        seconds = time.monotonic() - began
+        print(f"   {result}  [{self.boots} boots, {seconds:.0f} s]", flush=True)
+        self.rows.append(Outcome(letter, what, result, self.boots, seconds))
+
+    # ── scenarios ────────────────────────────────────────────────────────────────────────────
+
+    def good(self, boot: str = "gpt", full: bool = True) -> str:
+        """A→B, healthy, blessed, survives a second reboot."""
+        with self.host(f"good-{boot}", "good", boot, full) as host:
+            machine = host.machine
+            first = machine.boot()
+            host.settled()
+            expect("the first release", host.release(), "1.0.0")
+            said = host.update()
+            contains("updatectl update", said, "2.0.0")
+            machine.reboot()
+            second = machine.boot()
+            if second == first:
+                raise Failed("the machine did not reboot")
+            expect("the running release", host.release(), "2.0.0")
+            host.settled()
+            status = host.status()
+            expect("verdict", status.get("verdict"), "UPDATED")
+            machine.reboot()
+            machine.boot()
+            host.settled()
+            expect("the release after a second reboot", host.release(), "2.0.0")
+            told = publishing.events(host.served)
+            contains("the server's events", " ".join(told), "13/1", "14/1", "3/1", "3/2")
+            self._flags(host, "B")
+            return f"on B, blessed, kept; events {' '.join(told)}"
+
+    def bad(self, release: str, reason: str, boot: str = "gpt") -> str:
+        """A→B, B is given up, back on A: verdict, quarantine, not retried."""
+        version = RELEASES[release][0]
+        with self.host(f"bad-{release}-{boot}", release, boot) as host:
+            machine = host.machine
+            machine.boot()
+            host.settled()
+            host.update()
+            machine.reboot()
+            machine.start()
+            # Nobody touches the machine: it must give itself up.
+            machine.wait_off(200 * SLOW)
+            machine.boot()
+            host.settled()
+            expect("the running release", host.release(), "1.0.0")
+            status = host.status()
+            expect("verdict", status.get("verdict"), "ROLLED_BACK")
+            sentence = str(status.get("sentence"))
+            contains("updatectl status", sentence, version, reason, "1.0.0")
+            listed = machine.check("updatectl quarantine list")
+            contains("the quarantine", listed, version)
+            code, said = machine.run("updatectl update", 300 * SLOW)
+            if code == 0:
+                raise Failed(f"the quarantined release was taken again: {said}")
+            told = publishing.events(host.served)
+            contains("the server's events", " ".join(told), "44")
+            if release == "greenboot":
+                machine.check("test -s /var/lib/boot-test/red")
+            self._flags(host, "A")
+            return sentence
+
+    def power_cut(self, seed: int) -> str:
+        """Cut the power at a seeded moment of download, flip or first boot."""
+        rng = random.Random(seed)
+        moment = ("download", "flip", "first boot")[seed % 3]
+        with self.host(f"cut-{seed}", "good", "gpt", full=True) as host:
+            machine = host.machine
+            machine.boot()
+            host.settled()
+            if moment == "download":
+                machine.check("systemd-run --quiet --unit=update updatectl update")
+                time.sleep(rng.uniform(0.5, 20))
+            elif moment == "flip":
+                machine.check("systemd-run --quiet --unit=update updatectl update")
+                self._until_flip(host)
+                time.sleep(rng.uniform(0, 1.0))
+            else:
+                host.update()
+                machine.reboot()
+                machine.start()
+                time.sleep(rng.uniform(1, 25))
+            machine.kill()
+            # Whatever was cut: it boots. Then go on until it is settled.
+            machine.boot()
+            host.settled()
+            verdict = str(host.status().get("verdict"))
+            story = [f"cut in {moment}: {host.release()} {verdict}"]
+            if verdict not in ("UPDATED", "ROLLED_BACK"):
+                if verdict != "WAITING":
+                    host.update()
+                machine.reboot()
+                machine.boot()
+                host.settled()
+                verdict = str(host.status().get("verdict"))
+                story.append(f"then {host.release()} {verdict}")
+            if verdict not in ("UPDATED", "ROLLED_BACK"):
+                raise Failed(f"ended {verdict}: {'; '.join(story)}")
+            return "; ".join(story)
+
+    def _until_flip(self, host: Host) -> None:
+        end = time.monotonic() + 300 * SLOW
+        while time.monotonic() < end:
+            state = str(host.status().get("state", ""))
+            phase = str(host.status().get("phase", ""))
+            if "NEED_REBOOT" in state or "FINALIZING" in state or phase in ("stage", "postinstall"):
+                return
+            time.sleep(0.2)
+        raise Failed("the update never came to its end")
+
+    def _flags(self, host: Host, booted: str) -> None:
+        """What somebody outside sees on the disk, once the machine is off."""
+        host.machine.check("sync")
+        if host.boot != "gpt":
+            return
+        host.machine.reboot()
+        flags = build.attributes(host.machine.disk)
+        other = "B" if booted == "A" else "A"
+        priority, tries, successful = flags[booted]
+        if not (successful == 1 and tries == 0 and priority > flags[other][0]):
+            raise Failed(f"the table holds {flags}, slot {booted} should lead and be good")
+
+
+def table(rows: list[Outcome]) -> str:
+    """The outcomes as a table."""
+    lines = ["", "| | scenario | outcome | boots | time |", "|---|---|---|--:|--:|"]
+    for row in rows:
+        result = re.sub(r"\s+", " ", row.result)[:160].replace("|", "/")
+        lines.append(
+            f"| {row.letter} | {row.what} | {result} | {row.boots} | {row.seconds:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", default="abcdef", help="letters of the scenarios to run")
+    parser.add_argument("--seeds", type=int, default=6, help="power cuts (default 6)")
+    parser.add_argument("--keep", action="store_true", help="keep consoles of what passed")
+    options = parser.parse_args()
+    began = time.monotonic()
+    try:
+        build.prepare_host()
+        runner = Runner(build.CACHE / "runs", options.seeds)
+    except CannotBuild as error:
+        print(f"test-boot: skipped: {error}")
+        return 0
+
+    plan: list[tuple[str, str, Callable[[], str]]] = [
+        ("a", "good update, two reboots", runner.good),
+        ("b", "a service of the new release fails", lambda: runner.bad("sick", "myapp.service")),
+        ("c", "the new release panics", lambda: runner.bad("panics", "")),
+        ("c", "the new release hangs before systemd", lambda: runner.bad("hangs", "")),
+    ]
+    for seed in range(options.seeds):
+        plan.append(("d", f"power cut, seed {seed}", lambda seed=seed: runner.power_cut(seed)))  # type: ignore[misc]
+    plan.append(("e", "greenboot says no", lambda: runner.bad("greenboot", "50-database.sh")))
+    plan.append(("f", "systemd-boot: good update", lambda: runner.good("systemd-boot", full=False)))
+    plan.append(
+        (
+            "f",
+            "systemd-boot: a service fails",
+            lambda: runner.bad("sick", "myapp.service", "systemd-boot"),
+        )
+    )
+    for letter, what, body in plan:
+        if letter in options.only:
+            runner.scenario(letter, what, body)
+    print(table(runner.rows))
+    failed = [row for row in runner.rows if row.result.startswith("FAILED")]
+    print(
+        f"\n{len(runner.rows) - len(failed)} of {len(runner.rows)} as promised, {time.monotonic() - began:.0f} s in all"
+    )
+    if not failed and not options.keep:
+        shutil.rmtree(runner.folder, ignore_errors=True)
+    else:
+        print(f"consoles: {runner.folder}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
