@@ -75,6 +75,7 @@ install-parts:
 		'$(DESTDIR)$(SYSCONFDIR)/bascule/bascule.toml.d' '$(DESTDIR)$(SYSCONFDIR)/bascule/health.d'
 	@sed 's|/usr/bin/bascule|$(PREFIX)/bin/bascule|' '$(INSTALL_PARTS)sbin/flatcar-setgoodroot' > '$(DESTDIR)$(PREFIX)/sbin/flatcar-setgoodroot'
 	@chmod 755 '$(DESTDIR)$(PREFIX)/sbin/flatcar-setgoodroot'
+	@install -d '$(DESTDIR)$(SYSCONFDIR)/update-motd.d' && install -m 755 '$(INSTALL_PARTS)update-motd.d/60-bascule' '$(DESTDIR)$(SYSCONFDIR)/update-motd.d/'
 	@if [ '$(ENABLE)' = yes ]; then systemctl --quiet --root='$(DESTDIR)/' enable $(INSTALL_UNITS); fi
 
 uninstall:

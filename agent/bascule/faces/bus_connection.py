@@ -131,6 +131,11 @@ class BusConnection:
         return self._bus is not None and self._bus.connected
 
     @property
+    def bus(self) -> MessageBus | None:
+        """The connection itself, for calls of other parts; None while there is none."""
+        return self._bus if self.connected else None
+
+    @property
     def unique_name(self) -> str:
         """The connection's own name (``:1.42``), or "" while it is not connected."""
         return (self._bus.unique_name or "") if self._bus is not None and self.connected else ""

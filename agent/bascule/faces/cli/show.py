@@ -11,7 +11,7 @@ from bascule.errors import Exit, UsageError, catalogue
 from bascule.faces.cli.session import Session
 from bascule.faces.cli.text import ago, columns, duration, moment, printable, rate, size
 
-__all__ = ["seconds", "slots", "status", "status_document"]
+__all__ = ["seconds", "slots", "snake", "status", "status_document"]
 
 STATES = {
     "IDLE": "waiting for the next check",
@@ -39,13 +39,14 @@ def seconds(text: str) -> int:
     return total
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
+    """``NewVersion`` → ``new_version``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def status_document(properties: Mapping[str, Any]) -> dict[str, Any]:
     """The properties as ``--json`` shows them: the same names in snake case."""
-    document = {_snake(name): value for name, value in properties.items()}
+    document = {snake(name): value for name, value in properties.items()}
     document["last_error"] = document.get("last_error") or None
     job = str(document.get("job", "/"))
     document["job"] = int(job.rpartition("/")[2]) if job != "/" else None
