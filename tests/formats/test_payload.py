@@ -190,6 +190,19 @@ def test_bytes_behind_the_end() -> None:
             read([SMALL["v1"] + piece])
 
 
+def test_what_came_before_the_excess_is_handed_out_but_no_end() -> None:
+    data = SMALL["v1"]
+    manifest = read([data]).manifest
+    assert manifest is not None
+    whole = PayloadParser.resume(manifest, 0).feed(data[manifest.blobs_offset :])
+    for again in (lambda p: p.feed(b""), lambda p: p.feed(b"x"), lambda p: p.finish()):
+        parser = PayloadParser.resume(manifest, 0)
+        assert parser.feed(data[manifest.blobs_offset :] + b"\0") == whole[:-1]
+        assert not parser.ended
+        with pytest.raises(PayloadSizeMismatch, match="follow the end"):
+            again(parser)
+
+
 def test_unsigned_payload_ends_behind_its_last_blob() -> None:
     draft = draft_v1()
     draft.signatures = b""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NoReturn
 
 from bascule.errors import BadMagic, MetadataSizeError, PayloadSizeMismatch, UnsupportedMajor
 from bascule.formats.manifest import Limits, Manifest, Operation, parse_manifest
@@ -145,6 +146,7 @@ class PayloadParser:
         self._manifest: Manifest | None = None
         self._operations: tuple[Operation, ...] = ()
         self._next = 0
+        self._excess = False
 
     @classmethod
     def resume(
@@ -188,7 +190,7 @@ class PayloadParser:
     @property
     def ended(self) -> bool:
         """Whether `End` was handed out."""
-        return self._at is _At.END
+        return self._at is _At.END and not self._excess
 
     def feed(self, data: bytes) -> list[PayloadEvent]:
         """Take bytes; return the events that are complete with them, often none.
@@ -198,7 +200,8 @@ class PayloadParser:
             UnsupportedMajor: the version is neither 1 nor 2.
             MetadataSizeError: the header's lengths overflow or are not the announced ones; those
                 of major 2 pass a limit.
-            PayloadSizeMismatch: bytes after the end; a length of major 1 passes a limit.
+            PayloadSizeMismatch: bytes after the end (if events came with them, at the next call, be
+                it `finish`, and `End` is withheld); a length of major 1 passes a limit.
             RuntimeError: the parser waits for `begin`.
         """
         if self._at is _At.WAITING:
@@ -232,11 +235,16 @@ class PayloadParser:
         Raises:
             PayloadSizeMismatch: the payload is not complete.
         """
+        if self._excess:
+            self._refuse_excess()
         if self._at is _At.END:
             return
         expected = self._manifest.size if self._manifest else self._size
         of = "" if expected is None else f" of {expected}"
         raise PayloadSizeMismatch(f"it ends after {self.received}{of} bytes")
+
+    def _refuse_excess(self) -> NoReturn:
+        raise PayloadSizeMismatch(f"bytes follow the end of the payload at {self._consumed}")
 
     def _position(self, manifest: Manifest, first_operation: int) -> None:
         manifest.check_size(self._size)
@@ -253,11 +261,14 @@ class PayloadParser:
         at = 0
         while True:
             if self._at is _At.END:
-                if at < len(data):
-                    raise PayloadSizeMismatch(
-                        f"bytes follow the end of the payload at {self._consumed}"
-                    )
-                return events
+                if at == len(data) and not self._excess:
+                    return events
+                # What came before is handed out first, without an End, so that a wrong blob is told
+                # of as such however the bytes were cut.
+                self._excess = True
+                if events:
+                    return events[:-1]
+                self._refuse_excess()
             if self._at is _At.WAITING:
                 self._held += data[at:]
                 return events
