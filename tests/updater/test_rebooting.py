@@ -12,11 +12,11 @@ import pytest
 
 from bascule.engine.coordination import Grant, LockView, Refused
 from bascule.engine.coordination.etcd import EtcdLock
-from bascule.engine.surroundings import Inhibitor, Session, Surroundings
+from bascule.engine.surroundings import Inhibitor, Surroundings
 from bascule.errors import NotRebootable
 from bascule.updater.explain import explain
-from bascule.updater.gates import Facts
-from bascule.updater.rebooting import Rebooting, local_gates
+from bascule.updater.gates import Facts, Gate
+from bascule.updater.rebooting import LOOK_AGAIN, PATIENCE, Rebooting
 from bascule.updater.schedule import parse_schedule
 from bascule.updater.windows import parse_windows
 from etcd_server import serve
@@ -24,14 +24,14 @@ from etcd_server import serve
 NIGHT = 1_711_850_400.0  # Sun 2024-03-31 02:00 UTC
 WINDOW = parse_schedule(reboots=parse_windows(["Sun 02:00 2h UTC"]), spread=False)
 STAGED = Facts(staged="5.0", blessed=True, schedule=WINDOW, zone="UTC")
+INHIBITED = replace(STAGED, surroundings=Surroundings(inhibitors=(Inhibitor("dnf", "installs"),)))
 
 
 class Lock:
-    name = "fleetlock"
-
-    def __init__(self, log: list[str]) -> None:
+    def __init__(self, log: list[str], name: str = "fleetlock") -> None:
+        self.name = name
         self.log = log
-        self.answer: Grant | Refused = Grant("fleetlock")
+        self.answer: Grant | Refused = Grant(name)
         self.trouble = ""
 
     async def acquire(self) -> Grant | Refused:
@@ -55,42 +55,48 @@ class Host:
 
     facts: Facts = STAGED
     now: float = NIGHT
-    notice: float = 0.0
     log: list[str] = field(default_factory=list)
     told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
     refusal: NotRebootable | None = None
     during_notice: Callable[[], None] = lambda: None
+    due: bool = True
 
     def __post_init__(self) -> None:
         self.lock = Lock(self.log)
-        self.rebooting = self.drive(self.lock)
+        self.rebooting = self.drive(lambda: self.lock)
 
-    def drive(self, lock: Any) -> Rebooting:
+    def drive(self, lock: Callable[[], Any]) -> Rebooting:
         return Rebooting(
-            look=self._look,
+            facts=self._gather,
             coordinator=lock,
-            reboot=self._reboot,
-            warn=self._warn,
-            notice=self.notice,
+            rebooter=lambda: self,
+            due=lambda: self.due,
+            notice=self._notice,
             tell=lambda event, **facts: self.told.append((event, facts)),
+            show=self._show,
             clock=lambda: self.now,
             sleep=self._sleep,
         )
 
-    async def _look(self) -> Facts:
-        return self.facts
+    async def _gather(self, lock: LockView | None) -> Facts:
+        return replace(self.facts, lock=lock)
 
-    async def _reboot(self, reason: str) -> None:
+    async def reboot(self, reason: str) -> None:
         if self.refusal is not None:
             raise self.refusal
-        self.log.append(f"reboot {reason}")
+        self.log.append("reboot")
 
-    async def _warn(self, seconds: float) -> None:
-        self.log.append(f"warn {seconds:.0f}")
+    async def _notice(self, sentence: str) -> None:
+        self.log.append("notice")
+        self.during_notice()
+
+    def _show(self, gates: list[Gate]) -> None:
+        self.shown = [g.name for g in gates]
 
     async def _sleep(self, seconds: float) -> None:
         self.now += seconds
-        self.during_notice()
+        await asyncio.sleep(0)
 
     @property
     def events(self) -> list[str]:
@@ -99,24 +105,20 @@ class Host:
 
 async def test_open_gates_lead_through_the_lock_into_the_reboot() -> None:
     host = Host()
-    assert await host.rebooting.step() == 600
-    assert host.log == ["acquire", "reboot into 5.0 (strategy fleetlock)"]
-    assert host.events == ["reboot"]
+    assert await host.rebooting.step() == PATIENCE
+    assert host.log == ["acquire", "notice", "reboot"]
+    assert host.events == ["reboot"] and host.shown == []
 
 
 async def test_no_lock_is_asked_for_while_a_local_gate_is_closed() -> None:
     host = Host(now=NIGHT - 30)
     assert await host.rebooting.step() == 30
-    assert host.log == ["release"], "what may be held from before is given back"
     host.now = NIGHT - 7200
-    assert await host.rebooting.step() == 60
-    assert host.log == ["release"]
-    host.facts = replace(
-        STAGED, surroundings=Surroundings(inhibitors=(Inhibitor("dnf", "installing"),))
-    )
-    host.now = NIGHT
-    assert await host.rebooting.step() == 60
-    assert host.log == ["release"]
+    assert await host.rebooting.step() == 3600
+    assert host.shown == ["window"]
+    host.facts, host.now = INHIBITED, NIGHT
+    assert await host.rebooting.step() == LOOK_AGAIN
+    assert "acquire" not in host.log
 
 
 async def test_a_refusal_is_told_once_and_asked_again_ever_later() -> None:
@@ -124,116 +126,90 @@ async def test_a_refusal_is_told_once_and_asked_again_ever_later() -> None:
     host.lock.answer = Refused("fleetlock", "all slots are taken")
     assert [await host.rebooting.step() for _ in range(4)] == [5, 10, 20, 40]
     assert host.events == ["reboot-refused"]
-    host.lock.answer = Refused("fleetlock", "off", final=True)
-    assert await host.rebooting.step() == 60
+    host.lock.answer = Refused("fleetlock", "never", final=True)
+    assert await host.rebooting.step() == PATIENCE
     host.lock.answer = Grant("fleetlock")
-    assert await host.rebooting.step() == 600
+    await host.rebooting.step()
+    assert host.log[-1] == "reboot"
 
 
 async def test_the_lock_is_given_back_when_the_window_ends() -> None:
     host = Host()
     host.refusal = NotRebootable("logind: busy")
-    assert await host.rebooting.step() == 60
-    assert host.log == ["acquire", "release"]
-    host.refusal = None
-    host.lock.answer = Refused("fleetlock", "connection lost")
     await host.rebooting.step()
+    assert host.events == ["reboot", "reboot-trouble"]
     host.now = NIGHT + 7200
     await host.rebooting.step()
-    assert host.log == ["acquire", "release", "acquire", "release"]
+    assert host.log == ["acquire", "notice", "release"]
     await host.rebooting.step()
-    assert host.log[-1] == "release" and len(host.log) == 4
-    assert ("lock-released", {"why": "window closed", "strategy": "fleetlock"}) in host.told
+    assert host.log == ["acquire", "notice", "release"]
 
 
-async def test_people_are_warned_and_the_gates_looked_at_again_after_it() -> None:
-    people = replace(STAGED, surroundings=Surroundings(sessions=(Session("1", "core", 500),)))
-    host = Host(people, notice=300)
+async def test_a_lock_that_cannot_be_given_back_is_given_back_later() -> None:
+    host = Host()
+    host.refusal = NotRebootable("logind: busy")
     await host.rebooting.step()
-    assert host.log == ["acquire", "warn 300", "reboot into 5.0 (strategy fleetlock)"]
-    late = Host(people, now=NIGHT + 7000, notice=300)
-    await late.rebooting.step()
-    assert late.log == ["acquire", "warn 300", "release"], "the window ended during the notice"
-    cancelled = Host(people, notice=300)
+    host.now, host.lock.trouble = NIGHT + 7200, "connection refused"
+    await host.rebooting.step()
+    host.lock.trouble = ""
+    await host.rebooting.step()
+    assert host.log.count("release") == 2
+    assert "lock-not-released" in host.events
+
+
+async def test_who_cancels_during_the_notice_is_heard() -> None:
+    host = Host()
 
     def cancel() -> None:
-        cancelled.facts = replace(people, staged="")
+        host.due = False
 
-    cancelled.during_notice = cancel
-    await cancelled.rebooting.step()
-    assert cancelled.log == ["acquire", "warn 300", "release"]
-    alone = Host(notice=300)
-    await alone.rebooting.step()
-    assert alone.log == ["acquire", "reboot into 5.0 (strategy fleetlock)"]
+    host.during_notice = cancel
+    await host.rebooting.step()
+    assert host.log == ["acquire", "notice", "release"]
 
 
-async def test_the_lock_is_kept_on_trial_and_given_back_once_blessed() -> None:
-    host = Host(replace(STAGED, staged="", blessed=False))
-    assert await host.rebooting.step() == 60
-    assert host.log == []
-    host.facts = replace(host.facts, blessed=True)
-    assert await host.rebooting.step() == 60
-    assert await host.rebooting.step() == 60
+async def test_a_boot_that_is_decided_gives_the_lock_back() -> None:
+    host = Host()
+    await host.rebooting.settle()
     assert host.log == ["release"]
+    free = Host()
+    free.lock.name = "reboot"
+    await free.rebooting.settle()
+    assert free.log == []
 
 
-async def test_a_release_that_fails_is_tried_again() -> None:
-    host = Host(replace(STAGED, staged=""))
-    host.lock.trouble = "connection refused"
-    assert [await host.rebooting.step() for _ in range(3)] == [5, 10, 20]
-    assert host.events == ["lock-not-released"]
-    host.lock.trouble = ""
-    assert await host.rebooting.step() == 60
-    assert host.events == ["lock-not-released", "lock-released"]
-
-
-async def test_a_reboot_that_does_not_happen_is_told_and_asked_for_again() -> None:
-    host = Host()
-    host.now += await host.rebooting.step()
-    await host.rebooting.step()
-    assert host.events == ["reboot", "reboot-overdue", "reboot"]
-    assert host.log.count("acquire") == 2
-
-
-async def test_by_hand_goes_past_the_window_and_not_past_an_inhibitor() -> None:
+async def test_by_hand_goes_past_the_window_and_not_past_an_inhibitor_or_the_lock() -> None:
     host = Host(now=NIGHT - 7200)
-    assert await host.rebooting.step(by_hand=True) == 600
-    assert host.log[-1].startswith("reboot")
-    blocked = Host(
-        replace(STAGED, surroundings=Surroundings(inhibitors=(Inhibitor("dnf", ""),))),
-        now=NIGHT - 7200,
-    )
-    await blocked.rebooting.step(by_hand=True)
-    assert blocked.log == ["release"]
-
-
-async def test_withdraw_gives_the_lock_back() -> None:
-    host = Host()
-    await host.rebooting.step()
-    await host.rebooting.withdraw()
-    assert host.log[-1] == "release"
+    await host.rebooting.by_hand("an operator asked")
+    assert host.log == ["acquire", "reboot"]
+    blocked = Host(INHIBITED)
+    with pytest.raises(NotRebootable, match="dnf"):
+        await blocked.rebooting.by_hand("an operator asked")
+    assert blocked.log == ["acquire", "release"]
+    refused = Host()
+    refused.lock.answer = Refused("fleetlock", "all slots are taken")
+    with pytest.raises(NotRebootable, match="all slots are taken"):
+        await refused.rebooting.by_hand("an operator asked")
 
 
 async def test_it_runs_until_it_is_cancelled() -> None:
-    host = Host(replace(STAGED, staged=""))
-    steps = 0
+    host = Host(due=False)
+    rounds = 0
 
-    async def sleep(seconds: float) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 3:
-            raise asyncio.CancelledError
+    async def changed() -> None:
+        nonlocal rounds
+        rounds += 1
+        host.due = rounds > 1
+        if rounds > 3:
+            await asyncio.Event().wait()
 
-    host._sleep = sleep  # type: ignore[method-assign]
+    task = asyncio.create_task(host.rebooting.run(changed))
+    while rounds < 4:
+        await asyncio.sleep(0)
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await host.drive(host.lock).run()
-    assert steps == 3
-
-
-def test_off_is_a_gate_and_the_lock_is_none_of_the_local_ones() -> None:
-    assert [g.name for g in local_gates(replace(STAGED, strategy="off"), NIGHT)] == ["strategy"]
-    taken = replace(STAGED, strategy="etcd-lock", lock=LockView("etcd-lock", trouble="down"))
-    assert local_gates(taken, NIGHT) == []
+        await task
+    assert "reboot" in host.log
 
 
 # ── two hosts and a real etcd
@@ -248,14 +224,17 @@ def etcd_url(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 async def two(etcd_url: str) -> AsyncIterator[list[tuple[Host, EtcdLock, Rebooting]]]:
-    found = []
+    found: list[tuple[Host, EtcdLock, Rebooting]] = []
     for letter in "ab":
         host = Host()
-        lock = EtcdLock([etcd_url], letter * 32, clock=lambda host=host: host.now)  # type: ignore[misc]
-        found.append((host, lock, host.drive(lock)))
+
+        def lock(host: Host = host, letter: str = letter) -> EtcdLock:
+            return EtcdLock([etcd_url], letter * 32, clock=lambda: host.now)
+
+        found.append((host, lock(), host.drive(lock)))
     yield found
-    for _, lock, _ in found:
-        await lock.close()
+    for _, own, _ in found:
+        await own.close()
 
 
 async def test_one_of_two_hosts_reboots_at_a_time_and_a_dead_one_is_named(
@@ -264,30 +243,24 @@ async def test_one_of_two_hosts_reboots_at_a_time_and_a_dead_one_is_named(
     (first, first_lock, first_way), (second, second_lock, second_way) = two
     await first_way.step()
     await second_way.step()
-    assert first.log == ["reboot into 5.0 (strategy etcd-lock)"]
+    assert first.log == ["notice", "reboot"]
     assert second.log == [] and second.events == ["reboot-refused"]
 
-    # The first host comes back, is on trial, and is blessed in the end.
-    first.facts = replace(STAGED, staged="", blessed=False)
-    back = first.drive(first_lock)
-    await back.step()
+    # The first host comes back and is blessed.
+    await first_way.settle()
     await second_way.step()
-    assert second.log == []
-    first.facts = replace(first.facts, blessed=True)
-    await back.step()
-    await second_way.step()
-    assert second.log == ["reboot into 5.0 (strategy etcd-lock)"]
+    assert second.log == ["notice", "reboot"]
 
     # The second host is killed while it holds the lock, and never comes back.
-    first.facts, first.now = STAGED, NIGHT + 7 * 86400
-    await back.step()
+    first.now = NIGHT + 7 * 86400
+    await first_way.step()
+    assert first.log == ["notice", "reboot"]
     view = await first_lock.view()
     facts = replace(STAGED, strategy="etcd-lock", lock=view)
     told = "\n".join(explain(facts, first.now).lines())
     assert f"The reboot lock is held by {'b' * 32} for 7 d (etcd-lock)" in told
     assert f"release it: updatectl lock release {'b' * 32}" in told
-    assert first.log == ["reboot into 5.0 (strategy etcd-lock)"]
     assert await second_lock.evict("b" * 32) == ""
-    await back.step()
-    assert len(first.log) == 2
-    await back.withdraw()
+    await first_way.step()
+    assert first.log == ["notice", "reboot"] * 2
+    await first_way.settle()
