@@ -210,9 +210,9 @@ async def test_a_holder_that_nobody_dated_is_at_least_as_old_as_first_seen(
 ) -> None:
     put(modern, KEY, '{"semaphore":1,"max":2,"holders":["locksmith-node"]}')
     clock = Clock()
-    ours = lock(A, clock)
-    await ours.view()
+    await lock(A, clock).view()
     clock.now += 7200
+    ours = lock(A, clock)
     (holder,) = (await ours.view()).holders
     assert (holder.since, holder.at_least) == (1_700_000_000, True)
     # Somebody changed the document: it may have let go and come back in between.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote_plus
 
 from bascule.engine.coordination.etcd_store import V2, V3, Store, Stored
@@ -19,6 +20,22 @@ from bascule.errors import SettingsError
 
 PREFIX = "coreos.com/updateengine/rebootlock"
 _TRIES = 8
+_SIGHTINGS: dict[str, Sightings] = {}
+"""By key: what this process saw of holders that nobody dated. A lock object lives for one question."""
+
+
+@dataclass(slots=True)
+class Sightings:
+    """Since when this process has seen each holder, in one state of the document.
+
+    Attributes:
+        revision: of the document. With the next one nothing is known of a holder's age any more:
+            it may have let go and come back.
+        since: holder → unix seconds.
+    """
+
+    revision: int = -1
+    since: dict[str, int] = field(default_factory=dict)
 
 
 class EtcdLock:
@@ -34,6 +51,7 @@ class EtcdLock:
             v3, else v3. Unmodified locksmith knows v2 only.
         prefix: directory of the lock.
         release_command: how an operator frees a stale holder's place.
+        sightings: what is known of holders that nobody dated; kept for the process by default.
     """
 
     name = "etcd-lock"
@@ -50,6 +68,7 @@ class EtcdLock:
         api: str = "auto",
         prefix: str = PREFIX,
         release_command: str = "updatectl lock release {id}",
+        sightings: Sightings | None = None,
     ) -> None:
         if not machine_id:
             raise SettingsError("this host has no machine id, so it cannot hold a lock")
@@ -65,8 +84,7 @@ class EtcdLock:
         self._release_command = release_command
         self._directory = f"{prefix}/groups/{quote_plus(group)}" if group else prefix
         self._key = f"{self._directory}/semaphore"
-        self._seen: dict[str, int] = {}
-        self._seen_revision = -1
+        self._seen = sightings or _SIGHTINGS.setdefault(self._key, Sightings())
 
     async def acquire(self) -> Grant | Refused:
         """Take a place. After a refusal that names trouble the place may be held all the same:
@@ -146,15 +164,16 @@ class EtcdLock:
     async def _look(self, store: Store, stored: Stored | None, present: Semaphore) -> LockView:
         now = int(self._clock())
         revision = stored.revision if stored is not None else 0
-        if revision != self._seen_revision:
-            # The document changed: a holder may have let go and come back, so nothing is known of
-            # its age from before.
-            self._seen, self._seen_revision = {}, revision
+        if revision != self._seen.revision:
+            self._seen.revision = revision
+            self._seen.since.clear()
         holders = []
         for holder in present.holders[:64]:
             since = await self._since(store, holder)
             if since is None:
-                holders.append(Holder(clean(holder), self._seen.setdefault(holder, now), True))
+                holders.append(
+                    Holder(clean(holder), self._seen.since.setdefault(holder, now), True)
+                )
             else:
                 holders.append(Holder(clean(holder), since))
         return LockView(
