@@ -8,6 +8,7 @@ the devices first and then records the prefix as it was before the flush.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,7 @@ class Applier:
         written, skipped: bytes of target that differed, and that were there already.
         checkpoints: records made.
         peak: most bytes that were in flight at once.
+        failure: the error of the first operation that failed.
     """
 
     def __init__(
@@ -107,7 +109,8 @@ class Applier:
         self._sync_thread = ThreadPoolExecutor(1, "bascule-sync")
         self._stop = threading.Event()
         self._changed = asyncio.Event()
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
+        self._failed = 0
         self._batch: list[_Job] = []
         self._batched: set[int] = set()
         self._in_flight = 0
@@ -158,7 +161,8 @@ class Applier:
         """Start what has been gathered: small operations go to a worker several at a time."""
         if self._batch:
             batch, self._batch, self._batched = self._batch, [], set()
-            self._start(lambda: self._work(batch), sum(job.cost for job in batch))
+            first = batch[0].step.operation.index
+            self._start(lambda: self._work(batch), first, sum(job.cost for job in batch))
 
     async def complete(self) -> None:
         """Wait for all operations, copy what no operation writes, flush and record.
@@ -190,10 +194,17 @@ class Applier:
             self.durable = prefix
             self._changed.set()
 
-    async def settle(self) -> None:
-        """Stop, and wait until no thread touches a device any more. Never cancelled half-way."""
-        self._stop.set()
-        self._batch.clear()
+    async def settle(self, *, finish: bool = False) -> None:
+        """Wait until no thread touches a device any more. Never cancelled half-way.
+
+        Args:
+            finish: let what was handed over come to its end, instead of dropping it.
+        """
+        if finish:
+            self.kick()
+        else:
+            self._stop.set()
+            self._batch.clear()
         cancelled = False
         while self._running or self._sync_task is not None:
             waits: set[asyncio.Future[object]] = {*self._running}  # type: ignore[arg-type]
@@ -219,8 +230,8 @@ class Applier:
 
     async def _until(self, ready: Callable[[], bool]) -> None:
         while True:
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None:
+                raise self.failure
             if ready():
                 return
             self._changed.clear()
@@ -257,11 +268,11 @@ class Applier:
         self._in_flight += job.cost
         self.peak = max(self.peak, self._in_flight)
 
-    def _start(self, work: Callable[[], list[Outcome]], cost: int) -> None:
+    def _start(self, work: Callable[[], list[Outcome]], first: int, cost: int) -> None:
         loop = asyncio.get_running_loop()
         running = loop.run_in_executor(self._pool, work)
         self._running.add(running)
-        running.add_done_callback(lambda done: self._ended(done, cost))
+        running.add_done_callback(lambda done: self._ended(done, first, cost))
 
     def _work(self, batch: list[_Job]) -> list[Outcome]:
         outcomes = []
@@ -272,7 +283,7 @@ class Applier:
             outcomes.append(carry_out(job.step, job.blob, ground, self._store))
         return outcomes
 
-    def _ended(self, done: asyncio.Future[list[Outcome]], cost: int) -> None:
+    def _ended(self, done: asyncio.Future[list[Outcome]], first: int, cost: int) -> None:
         self._running.discard(done)
         self._in_flight -= cost
         error = done.exception()
@@ -282,9 +293,14 @@ class Applier:
                 self.skipped += outcome.skipped
                 if outcome.index >= 0:
                     self._finish(outcome.index)
-        elif self._failure is None and not isinstance(error, Stopped):
-            self._failure = error
+        elif not isinstance(error, Stopped):
+            self._fail(first, error)
         self._changed.set()
+
+    def _fail(self, first: int, error: BaseException) -> None:
+        """Of several failures the payload's first one counts, whichever thread met its own first."""
+        if self.failure is None or first < self._failed:
+            self.failure, self._failed = error, first
 
     def _finish(self, index: int) -> None:
         self._done.add(index)
@@ -300,7 +316,8 @@ class Applier:
         for start in range(extent.start, extent.start + extent.blocks, per):
             blocks = min(per, extent.start + extent.blocks - start)
             await self._until(lambda: len(self._running) < 2 * self._workers)
-            self._start(lambda at=start, n=blocks: _copy(ground, at, n), 0)  # type: ignore[misc]
+            copy = functools.partial(_copy, ground, start, blocks)
+            self._start(copy, len(self._manifest.operations), 0)
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────
 
@@ -317,14 +334,15 @@ class Applier:
     def _synced(self, task: asyncio.Task[None]) -> None:
         self._sync_task = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = self._failure or error
+            self._fail(len(self._manifest.operations), error)
         self._changed.set()
 
     def _sync(self, prefix: int) -> None:
         for ground in self._grounds.values():
             if ground.target.dirty:
                 ground.target.flush()
-        if self._record is not None:
+        # A record that says nothing new would hide that a resume got no further.
+        if self._record is not None and prefix > self.durable:
             self._record(prefix)
             self.checkpoints += 1
 

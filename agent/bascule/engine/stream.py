@@ -188,6 +188,7 @@ async def install(
         targets: part name → where it goes.
         sources: part name → the same part of the booted slot; never written.
         checkpoint: where the resume record is kept; None for an attempt that cannot be resumed.
+            Not used unless a digest was announced.
         observer: told of progress, on the event loop.
         workers: threads that decode and write.
         not_before: unix seconds; a payload whose ``max_timestamp`` is older is refused.
@@ -204,6 +205,9 @@ async def install(
     """
     if not require or not require <= PROOFS:
         raise TrustError(f"required proofs: {', '.join(sorted(require)) or 'none'}")
+    if announced.sha256 is None:
+        # Nothing tells this payload from another: its record could not be recognised.
+        checkpoint = None
     attempt = _Installation(
         source=source,
         announced=announced,
@@ -265,10 +269,11 @@ class _Installation:
         except (DeviceOpenError, NotEnoughSpace, LedgerError):
             await self._stop(keep=True)
             raise
-        except (PayloadError, StorageError):
+        except (PayloadError, StorageError) as error:
             # What is on the disk, or in the record, may be the reason: the next attempt is free.
             await self._stop(keep=False)
-            raise
+            first = self._applier.failure if self._applier is not None else None
+            raise first or error from None
         except BaseException:
             await self._stop(keep=True)
             raise
@@ -348,6 +353,7 @@ class _Installation:
             if name in _WHOLE:
                 digest.update(metadata.signature)
         self._start(manifest, parts, running, first=0)
+        self._tell(manifest.blobs_offset)
         return manifest
 
     def _start(
@@ -407,13 +413,13 @@ class _Installation:
 
     def _check_manifest(self, manifest: Manifest) -> None:
         """Refuse at once what would be refused in the end."""
-        if RSA in self.require and not self.any_of and manifest.signatures_offset is None:
-            raise SignatureMissing
         if self.announced.size is not None and manifest.size != self.announced.size:
             raise PayloadSizeMismatch(
                 f"the manifest adds up to {manifest.size} bytes, "
                 f"{self.announced.size} were announced"
             )
+        if RSA in self.require and not self.any_of and manifest.signatures_offset is None:
+            raise SignatureMissing
         stamp = manifest.max_timestamp
         if self.not_before is not None and stamp is not None and stamp < self.not_before:
             raise TimestampTooOld(f"built at {stamp}, the running release at {self.not_before}")
@@ -565,17 +571,22 @@ class _Installation:
     # ── the end ──────────────────────────────────────────────────────────────────────────────
 
     async def _stop(self, *, keep: bool) -> None:
-        if self._applier is not None:
-            await self._applier.settle()
-            if keep and self.store is not None:
+        keep = keep and self.store is not None
+        if self._applier is not None and self._lane is not None:
+            # What has been fetched is not fetched again, and the first fault is found.
+            await self._applier.settle(finish=True)
+            if keep:
                 with contextlib.suppress(BasculeError):
+                    await self._lane.drain()
                     await self._applier.checkpoint()
-        if self._parts is not None and not (keep and self.store is not None):
+            await self._applier.settle()
+        if keep:
+            return
+        if self._parts is not None:
             self._parts.abandon()
-        if not keep:
-            with contextlib.suppress(BasculeError):
-                if self.store is not None:
-                    await in_thread(self.store.clear)
+        with contextlib.suppress(BasculeError):
+            if self.store is not None:
+                await in_thread(self.store.clear)
 
     async def _close(self) -> None:
         if self._applier is not None:
