@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from itertools import islice, pairwise
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -127,6 +129,23 @@ def test_a_length_is_elapsed_time_and_an_end_is_a_time_of_day(window: Window, no
             != datetime.fromtimestamp(span.close - 25 * 3600, zone).utcoffset()
         )
         assert by_clock == (window.start + window.length) % DAY or kept or changed
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(windows, min_size=2, max_size=4), moments)
+def test_several_windows_are_open_where_any_of_them_is(several: list[Window], now: int) -> None:
+    those = Windows(tuple(several))
+    single = [Windows((w,)) for w in several]
+    opens = those.next_open(now)
+    assert opens == min(w.next_open(now) or 0 for w in single)
+    assert those.contains(now) == any(w.contains(now) for w in single)
+    closes = those.next_close(opens)
+    if closes is not None:
+        assert not any(w.contains(closes) for w in single)
+        for moment in (closes - 1, opens, (opens + closes) // 2):
+            assert any(w.contains(moment) for w in single)
+    spans = list(islice(those.spans(now), 4))
+    assert all(a.open <= a.close and a.close < b.open for a, b in pairwise(spans)) or closes is None
 
 
 def test_a_window_that_starts_in_the_skipped_hour_starts_after_it_with_its_whole_length() -> None:
@@ -355,3 +374,43 @@ def test_the_hosts_own_zone_is_the_default() -> None:
     assert window.zone == ""
     assert next(window.spans(at("2024-01-01T12:00"))).open <= at("2024-01-03T12:00")
     assert datetime.fromtimestamp(0, UTC).year == 1970
+
+
+def test_a_host_without_a_zone_database_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import zoneinfo
+
+    from bascule.updater import zone as zones
+
+    monkeypatch.setattr(zones, "_DATABASE", Path("/nonexistent"))
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    zoneinfo.reset_tzpath(to=[])
+    zoneinfo.ZoneInfo.clear_cache()
+    zones._named.cache_clear()
+    try:
+        with pytest.raises(SettingsError, match=r"'Asia/Tokyo'.*package tzdata.*missing"):
+            parse_line("Mon 02:00 1h Asia/Tokyo")
+        assert parse_line("Mon 02:00 1h UTC").zone == "UTC"
+    finally:
+        zoneinfo.reset_tzpath()
+        zoneinfo.ZoneInfo.clear_cache()
+        zones._named.cache_clear()
+
+
+def test_a_changed_host_zone_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from bascule.updater import zone as zones
+
+    local = tmp_path / "localtime"
+    monkeypatch.setattr(zones, "_LOCALTIME", local)
+    zones._host_zone_of.cache_clear()
+    midnight = []
+    for name in ("Asia/Tokyo", "America/Lima"):
+        local.unlink(missing_ok=True)
+        local.write_bytes((Path("/usr/share/zoneinfo") / name).read_bytes())
+        midnight.append(parse_windows(["daily 00:00 1h"]).next_open(at("2024-06-01T00:00")))
+    local.write_bytes(b"broken")
+    midnight.append(parse_windows(["daily 00:00 1h"]).next_open(at("2024-06-01T00:00")))
+    local.unlink()
+    midnight.append(parse_windows(["daily 00:00 1h"]).next_open(at("2024-06-01T00:00")))
+    zones._host_zone_of.cache_clear()
+    day = at("2024-06-01T00:00")
+    assert midnight == [day + 15 * 3600, day + 5 * 3600, day, day]

@@ -14,6 +14,7 @@ from pathlib import Path
 from bascule.errors import SettingsError
 
 _LOCALTIME = Path("/etc/localtime")
+_DATABASE = Path("/usr/share/zoneinfo")
 
 
 def zone(name: str) -> tzinfo:
@@ -37,7 +38,7 @@ def _named(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
-        known = (Path("/usr/share/zoneinfo") / "UTC").exists()
+        known = (_DATABASE / "UTC").exists()
         why = (
             "there is no such zone in its database"
             if known
