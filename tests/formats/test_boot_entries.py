@@ -59,7 +59,7 @@ VERSIONS = st.text(alphabet="ab09.1~^-_+ ", max_size=8)
 
 
 @given(a=VERSIONS, b=VERSIONS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_versions_as_systemd_compares_them(a: str, b: str) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is missing")

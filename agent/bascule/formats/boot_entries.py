@@ -174,20 +174,15 @@ def version_order(a: str, b: str) -> int:
     """Negative if `a` is older than `b`, 0 if equal, positive if newer (UAPI.10)."""
     while True:
         a, b = (_skip(text) for text in (a, b))
-        if a[:1] == "~" or b[:1] == "~":
-            if a[:1] != b[:1]:
-                return -1 if a[:1] == "~" else 1
-            a, b = a[1:], b[1:]
-            continue
-        if not a or not b:
-            return bool(a) - bool(b)
-        mark = next((m for m in "-^." if m in (a[0], b[0])), None)
-        if mark:
-            if a[0] != b[0]:
-                return -1 if a[0] == mark else 1
-            a, b = a[1:], b[1:]
-            continue
-        if a[0].isdecimal() or b[0].isdecimal():
+        for mark in "~-^.":
+            # The end counts where the letters would begin, but after "~", which is older.
+            if mark == "-" and not (a and b):
+                return bool(a) - bool(b)
+            if mark in (a[:1], b[:1]):
+                if a[:1] != b[:1]:
+                    return -1 if a[:1] == mark else 1
+                a, b = a[1:], b[1:]
+        if a[:1].isdecimal() or b[:1].isdecimal():
             left, a = _split(a, _DIGITS)
             right, b = _split(b, _DIGITS)
             # A number is newer than no number, whatever its value.
