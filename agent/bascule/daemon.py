@@ -16,6 +16,7 @@ import structlog
 
 from bascule.assembly import DISABLED, LOG_STYLES, Assembly
 from bascule.child import ChildErrand
+from bascule.conductor import Conductor
 from bascule.engine.boot import BootBackend
 from bascule.engine.markers import remove_markers
 from bascule.errors import BasculeError, SettingsError, Stopped
@@ -83,9 +84,11 @@ class Daemon:
             boot_id=self.assembly.host.boot_id,
             ledger=self.assembly.ledger(),
             launch=self._launch,
-            tell=self._tell,
+            tell=self.tell,
         )
         self.updater.on_withdrawn = self._on_withdrawn  # type: ignore[method-assign]
+        self.conductor = Conductor(self, self.updater)
+        self._connection: BusConnection | None = None
         self.updater.documents["config"] = self._config_document
         self.updater.documents["history"] = self._history_document
 
@@ -122,6 +125,11 @@ class Daemon:
         if fresh != self.settings:
             self.settings = fresh
             self.assembly = Assembly(fresh)
+
+    @property
+    def message_bus(self) -> Any:
+        """The connected bus, or None."""
+        return self._connection.bus if self._connection is not None else None
 
     def _boot(self) -> BootBackend:
         return self.assembly.boot()
@@ -182,7 +190,7 @@ class Daemon:
             }
         )
 
-    def _tell(self, event: str, **facts: Any) -> None:
+    def tell(self, event: str, **facts: Any) -> None:
         if event in HISTORIC:
             self._untold.put_nowait((event, dict(facts)))
         error = facts.pop("error", None)
@@ -213,13 +221,26 @@ class Daemon:
             await updater.idle()
             if updater.status.state is State.UPDATED_NEED_REBOOT:
                 updater.begin("ping", {}, SCHEDULE)
-            else:
-                updater.begin("check" if orders.mode == "check" else "update", {}, SCHEDULE)
+            elif kind := await self.conductor.by_the_clock():
+                updater.begin(kind, {}, SCHEDULE)
             await updater.idle()
+        self._warn()
         record = await asyncio.to_thread(updater.ledger.read)
         return self._next_delay(record.poll_interval)
 
+    def _warn(self) -> None:
+        """Staleness, for status and metrics."""
+        orders, status = self.updater.read_orders(), self.updater.status
+        warnings = []
+        age = time.time() - status.last_checked
+        if status.last_checked and orders.stale_after and age > orders.stale_after:
+            warnings.append(f"No check has succeeded for {int(age // 86400)} days.")
+        self.updater.show(warnings=tuple(warnings))
+
     def _next_delay(self, poll_interval: int) -> float:
+        scheduled = self.conductor.next_scheduled(time.time())
+        if scheduled is not None:
+            return scheduled
         check = self.settings.check
         error = self.updater.end_of_errand.get("error") or {}
         interval = policy.next_interval(
@@ -247,7 +268,7 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._orders)
         settings = self.settings
-        connection = BusConnection(settings.bus.address or None)
+        connection = self._connection = BusConnection(settings.bus.address or None)
         updater = self.updater
         await updater.start()
         face = BusFace(updater, connection)
@@ -260,8 +281,11 @@ class Daemon:
         await connection.connect(names)
         self._notifier.ready()
         _log.info("ready", version=updater.status.current_version, verdict=updater.verdict.name)
+        scheduled = self.conductor.next_scheduled(time.time())
         scheduler = Scheduler(
-            first=policy.first_interval(settings.check.first, settings.check.fuzz).draw(self._rng),
+            first=scheduled
+            if scheduled is not None
+            else policy.first_interval(settings.check.first, settings.check.fuzz).draw(self._rng),
             tick=self._tick,
             due=lambda at: updater.show(next_check=at),
             clock=time.time,
@@ -271,6 +295,7 @@ class Daemon:
             asyncio.create_task(connection.stay()),
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self._write_history()),
+            asyncio.create_task(self.conductor.run()),
             asyncio.create_task(keep_watchdog(self._notifier)),
         ]
         try:

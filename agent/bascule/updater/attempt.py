@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -280,7 +279,7 @@ class Attempt:
             booted=self._boot.booted,
             flags=flags,
             allow_downgrade=terms.allow_downgrade,
-            wanted=terms.wanted or record.pin,
+            wanted=terms.wanted,
         )
         if not (terms.now or terms.dev_mode):
             payload_state.refuse_if_backing_off(kept["state"], offer, self._clock())
@@ -307,21 +306,30 @@ class Attempt:
         self._say("phase", phase="stage")
         # From here to the end nothing may be interrupted halfway by a stop: it is a matter of
         # milliseconds, and a staged slot that nobody knows of is what the ledger exists to prevent.
-        await asyncio.shield(asyncio.to_thread(self._stage, plan, verified, baseline))
+        cost = {
+            "download_s": round(proven - began, 3),
+            "apply_s": round(self._clock() - proven, 3),
+            "bytes": installed.stats.fetched,
+            "written": installed.stats.written,
+            "skipped": installed.stats.skipped,
+        }
+        await asyncio.shield(asyncio.to_thread(self._stage, plan, verified, baseline, cost))
         await self._outbox.say(policy.INSTALLED)
         facts = {
             "version": plan.offer.version,
             "slot": plan.target.name,
             "resumed": installed.resumed,
-            "download_s": round(proven - began, 3),
-            "total_s": round(self._clock() - began, 3),
-            **dataclasses.asdict(installed.stats),
+            **cost,
+            "flushes": installed.stats.flushes,
+            "checkpoints": installed.stats.checkpoints,
         }
         return Outcome("staged", facts)
 
     # ── dangerous steps, in order ────────────────────────────────────────────────────────────
 
-    def _intent(self, plan: InstallPlan, phase: Phase) -> Intent:
+    def _intent(
+        self, plan: InstallPlan, phase: Phase, cost: Mapping[str, Any] | None = None
+    ) -> Intent:
         return Intent(
             attempt=plan.attempt,
             version=plan.offer.version,
@@ -335,6 +343,7 @@ class Attempt:
             at=int(self._clock()),
             size=plan.offer.size,
             lowers_floor=plan.lowers_floor,
+            cost=cost or {},
         )
 
     def _count_download(self, plan: InstallPlan) -> Callable[[Record], Record]:
@@ -358,13 +367,17 @@ class Attempt:
         return self._boot.clear(plan.target)
 
     def _stage(
-        self, plan: InstallPlan, verified: VerifiedSlot, baseline: Mapping[str, Any]
+        self,
+        plan: InstallPlan,
+        verified: VerifiedSlot,
+        baseline: Mapping[str, Any],
+        cost: Mapping[str, Any],
     ) -> None:
         self._ledger.set(
-            intent=self._intent(plan, Phase.STAGING).as_dict(), baseline=dict(baseline)
+            intent=self._intent(plan, Phase.STAGING, cost).as_dict(), baseline=dict(baseline)
         )
         self._boot.stage(verified, self._terms.tries)
-        done = self._intent(plan, Phase.STAGED).as_dict()
+        done = self._intent(plan, Phase.STAGED, cost).as_dict()
 
         self._ledger.set(intent=done, previous_version=plan.running)
         self._hands.mark_staged()

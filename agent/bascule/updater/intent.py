@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bascule.formats.slots import Slot
@@ -34,6 +34,7 @@ class Intent:
         at: unix seconds of the last change.
         size: bytes of the payload.
         lowers_floor: the operator allowed this downgrade explicitly.
+        cost: what the installation took: download_s, apply_s, bytes, written, skipped.
         failure: why a boot on trial was given up, in one sentence, or "".
         trial_boot: boot id of the boot on trial that health judged, or "".
     """
@@ -50,12 +51,14 @@ class Intent:
     at: int
     size: int = 0
     lowers_floor: bool = False
+    cost: Mapping[str, Any] = field(default_factory=dict)
     failure: str = ""
     trial_boot: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, as in `ledger.Record.intent`."""
-        data = dataclasses.asdict(self)
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["cost"] = dict(self.cost)
         data.update(target=self.target.name, origin=self.origin.name, phase=self.phase.value)
         return data
 
@@ -73,6 +76,7 @@ class Intent:
                     "phase": Phase(data["phase"]),
                     "tries": int(data["tries"]),
                     "at": int(data["at"]),
+                    "cost": dict(data.get("cost") or {}),
                 }
             )
         except (KeyError, TypeError, ValueError):

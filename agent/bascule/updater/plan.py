@@ -10,6 +10,7 @@ from bascule.errors import BelowFloor, BootedSlotNotBlessed, Pinned, Quarantined
 from bascule.formats.omaha import Offer
 from bascule.formats.slots import BootFlags, Slot
 from bascule.formats.version import older
+from bascule.updater.gather import pin_from_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ def make_plan(
         )
     if wanted and offer.version != wanted:
         raise Pinned(f"the server offers {offer.version}, asked for was {wanted}")
+    pin = pin_from_record(record.pin)
+    if pin is not None and not wanted and not pin.allows(offer.version):
+        raise Pinned(f"the server offers {offer.version}, pinned is {pin}", pin=str(pin))
     below = older(offer.version, record.floor)
     if below and not allow_downgrade:
         raise BelowFloor(f"{offer.version} is older than {record.floor}", floor=record.floor)

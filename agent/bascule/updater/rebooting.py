@@ -107,7 +107,7 @@ class Rebooting:
             answer = await coordinator.acquire()
             if isinstance(answer, Refused):
                 facts = await self._facts(await coordinator.view())
-                self._show([g for g in blocking(evaluate(facts, self._clock()), Blocks.REBOOT)])
+                self._show(blocking(evaluate(facts, self._clock()), Blocks.REBOOT))
                 self._refusals += 1
                 if self._refusals == 1:
                     self._tell("reboot-refused", evidence=answer.evidence)

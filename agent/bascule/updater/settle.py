@@ -30,7 +30,10 @@ def settle(record: Record, verdict: Verdict, now: int) -> Record:
         "payload": intent.payload,
         "failure": intent.failure,
         "at": now,
+        **intent.cost,
     }
+    if record.reboot.get("downtime_s") is not None:
+        told["downtime_s"] = record.reboot["downtime_s"]
     match verdict:
         case Verdict.WAITING:
             staged = dataclasses.replace(intent, phase=Phase.STAGED)

@@ -23,6 +23,7 @@ from bascule.errors import (
     ErrandCrashed,
     NothingPending,
     NoUpdate,
+    PolicyRefusal,
     Stopped,
     UsageError,
     from_dict,
@@ -184,7 +185,7 @@ class Updater:
     async def settle(self) -> Verdict:
         """Judge and act on the ledger's intent; refresh slots, sentence and warnings."""
 
-        def work() -> tuple[Verdict, Record, Intent | None, tuple[SlotStatus, ...]]:
+        def work() -> tuple[Verdict, Record, tuple[SlotStatus, ...]]:
             backend = self._boot()
             flags = backend.flags()
             before = self.ledger.read()
@@ -193,24 +194,29 @@ class Updater:
             record = self.ledger.update(lambda r: settle(r, verdict, int(self._clock())))
             if not record.aleph_version or backend.booted.name not in record.releases:
                 record = self._remember_running(backend.booted)
-            return verdict, record, intent, slot_statuses(backend, record)
+            return verdict, record, slot_statuses(backend, record)
 
-        verdict, record, intent, slots = await asyncio.to_thread(work)
+        verdict, record, slots = await asyncio.to_thread(work)
         if self.ledger.damage:
             self._tell("ledger-damaged", why=self.ledger.damage)
-        new = verdict is not self.verdict
         self.verdict = verdict
         self._show_record(record, slots)
-        if new and intent is not None and verdict is not Verdict.NOTHING_PENDING:
-            self._tell(
-                "verdict",
-                verdict=verdict.name,
-                attempt=intent.attempt,
-                version=intent.version,
-                sentence=self._status.sentence,
-                failure=intent.failure,
-            )
+        await self._tell_verdict(record)
         return verdict
+
+    async def _tell_verdict(self, record: Record) -> None:
+        """Once for each verdict, whoever settled it: the blessing works without the daemon."""
+        if not record.verdict or record.verdict.get("told"):
+            return
+        facts = {k: v for k, v in record.verdict.items() if k not in ("at", "payload")}
+        self._tell("verdict", sentence=self._status.sentence, **facts)
+
+        def mark(fresh: Record) -> Record:
+            if fresh.verdict != record.verdict:
+                return fresh
+            return replace(fresh, verdict={**fresh.verdict, "told": True})
+
+        await asyncio.to_thread(self.ledger.update, mark)
 
     def _remember_running(self, booted: Slot) -> Record:
         version = self._status.current_version
@@ -444,6 +450,8 @@ class Updater:
             self._require_server()
         if self.verdict is Verdict.ON_TRIAL:
             raise BootedSlotNotBlessed(self._status.sentence)
+        await self.permit(options)
+        self._require_idle()
         self._tell("asked", verb="update", actor=dataclasses.asdict(actor), options=dict(options))
         return self.begin("update", options, actor)
 
@@ -459,7 +467,7 @@ class Updater:
             raise NoUpdate(orders.disabled_why)
 
     async def attempt_update(self, actor: Actor) -> None:
-        with contextlib.suppress(Busy, BootedSlotNotBlessed, NoUpdate):
+        with contextlib.suppress(Busy, BootedSlotNotBlessed, NoUpdate, PolicyRefusal):
             await self.update({}, actor)
 
     async def cancel(self, actor: Actor) -> str:
@@ -568,6 +576,17 @@ class Updater:
         return f"{version} (slot {slot}) starts {how}; reboot when it suits."
 
     async def reboot(self, actor: Actor) -> str:
+        if self._status.state is not State.UPDATED_NEED_REBOOT:
+            raise NothingPending("no release is staged, so there is nothing to reboot into")
+        self._tell("asked", verb="reboot", actor=dataclasses.asdict(actor))
+        await self.reboot_now()
+        return f"The reboot into {self._status.new_version} is under way."
+
+    async def permit(self, options: Mapping[str, Any]) -> None:
+        """Raise PolicyRefusal if a gate holds back what was asked for; the daemon replaces this."""
+
+    async def reboot_now(self) -> None:
+        """Reboot for an operator; the daemon replaces this."""
         raise NothingPending("no reboot is set up")
 
     async def document(self, name: str, options: Mapping[str, Any], actor: Actor) -> dict[str, Any]:

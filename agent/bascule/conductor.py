@@ -1,0 +1,250 @@
+"""Lets gates decide: before an update, before a check by the clock, before a reboot, and for `explain`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bascule.assembly import Assembly
+from bascule.circumstances import Circumstances
+from bascule.engine.coordination.interface import LockView
+from bascule.engine.ledger import Record
+from bascule.errors import NothingPending, PolicyRefusal, SettingsError, UsageError
+from bascule.updater.explain import explain, explain_history
+from bascule.updater.gates import Blocks, Facts, Gate, blocking, evaluate
+from bascule.updater.hold import Hold, place_hold
+from bascule.updater.pin import parse_pin
+from bascule.updater.rebooting import Rebooting
+from bascule.updater.status import State, Status
+from bascule.updater.steering import Actor
+from bascule.updater.updater import Updater
+from bascule.updater.verdict import Verdict
+
+if TYPE_CHECKING:
+    from bascule.daemon import Daemon
+
+ASKED_ANYWAY = frozenset({"mode", "schedule", "server", "pin", "floor", "quarantine", "back-off"})
+"""Gates that do not stop a request: whoever asks knows that it is not scheduled, and what the
+server offers now is judged in the errand, not by what it offered last."""
+
+SETTLED = frozenset(
+    {Verdict.UPDATED, Verdict.ROLLED_BACK, Verdict.WITHDRAWN, Verdict.NOTHING_PENDING}
+)
+
+
+class Conductor:
+    """Gates, holds, pins and reboots for one daemon."""
+
+    def __init__(self, daemon: Daemon, updater: Updater) -> None:
+        self._daemon = daemon
+        self._updater = updater
+        self._no_reboot = False
+        self._moved = asyncio.Event()
+        self.circumstances = Circumstances(
+            lambda: daemon.assembly, lambda: updater.status, lambda: daemon.message_bus, time.time
+        )
+        self.rebooting = Rebooting(
+            facts=self._reboot_facts,
+            coordinator=self.circumstances.coordinator,
+            rebooter=lambda: daemon.assembly.rebooter(),  # noqa: PLW0108 - the assembly is replaced
+            due=self._due,
+            notice=self._notice,
+            tell=daemon.tell,
+            show=self._show,
+            clock=time.time,
+        )
+        updater.permit = self.permit  # type: ignore[method-assign]
+        updater.reboot_now = self._reboot_by_hand  # type: ignore[method-assign]
+        updater.documents.update(
+            {"explain": self._explain, "hold": self._hold_document, "pin": self._pin_document}
+        )
+        updater.acts.update({"hold": self._hold, "pin": self._pin})
+        updater.subscribe(self._on_status)
+
+    @property
+    def _assembly(self) -> Assembly:
+        return self._daemon.assembly
+
+    def _on_status(self, old: Status, new: Status) -> None:
+        if old.state is not new.state or old.verdict != new.verdict:
+            self._moved.set()
+        if new.state is State.CHECKING_FOR_UPDATE and old.state is State.IDLE:
+            self._no_reboot = False
+
+    async def changed(self) -> None:
+        """Until the updater's state may have changed."""
+        await self._moved.wait()
+        self._moved.clear()
+
+    async def _record(self) -> Record:
+        return await asyncio.to_thread(self._updater.ledger.read)
+
+    # ── updates ──────────────────────────────────────────────────────────────────────────────
+
+    async def permit(self, options: Mapping[str, Any]) -> None:
+        """As `Updater.permit`. Raises PolicyRefusal with every gate that is closed."""
+        self._no_reboot = bool(options.get("no_reboot"))
+        now = bool(options.get("now"))
+        local = str(options.get("file") or options.get("repository") or "")
+        facts = await self.circumstances.facts(
+            await self._record(),
+            asked=True,
+            local=local,
+            allow_downgrade=bool(options.get("allow_downgrade")),
+        )
+        gates = evaluate(facts, time.time())
+        closed = [
+            g
+            for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD, overriding=now)
+            if g.name not in ASKED_ANYWAY
+        ]
+        if closed:
+            self._show(closed)
+            raise PolicyRefusal(
+                " ".join(g.evidence for g in closed), gates=[g.as_dict() for g in closed]
+            )
+        passed = [g.name for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD) if g.override]
+        if now and passed:
+            self._daemon.tell("overridden", gates=sorted(set(passed)))
+
+    async def by_the_clock(self) -> str:
+        """What a scheduled tick may do: ``update``, ``check`` or ``""`` for nothing."""
+        try:
+            facts = await self.circumstances.facts(await self._record())
+        except SettingsError as error:
+            self._daemon.tell("settings-wrong", error=error.as_dict())
+            return "check"
+        gates = evaluate(facts, time.time())
+        closed = [
+            g
+            for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD)
+            if g.name not in ASKED_ANYWAY or g.name == "mode"
+        ]
+        self._show(blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD))
+        if any(g.reason == "mode.none" for g in closed):
+            return ""
+        return "check" if closed else "update"
+
+    def next_scheduled(self, now: float) -> float | None:
+        """Seconds until the next check by `policy.schedule`; None where there is no schedule."""
+        try:
+            at = self.circumstances.schedule().next_check(now)
+        except SettingsError:
+            return None
+        return None if at is None else max(1.0, at - now)
+
+    def _show(self, gates: list[Gate]) -> None:
+        self._updater.show(blocked_by=tuple(g.as_dict() for g in gates))
+
+    # ── reboots ──────────────────────────────────────────────────────────────────────────────
+
+    def _due(self) -> bool:
+        settings = self._assembly.settings
+        return (
+            self._updater.status.state is State.UPDATED_NEED_REBOOT
+            and settings.policy.mode == "apply"
+            and settings.reboot.strategy != "off"
+            and not self._no_reboot
+        )
+
+    async def _reboot_facts(self, lock: LockView | None) -> Facts:
+        return await self.circumstances.facts(await self._record(), lock=lock)
+
+    async def _notice(self, sentence: str) -> None:
+        """Wall, and the warning time, only where somebody is logged in (as locksmith does)."""
+        found = await self.circumstances.surroundings()
+        warn = self._assembly.settings.reboot.warn
+        if not found.sessions or warn <= 0:
+            return
+        process = await asyncio.create_subprocess_exec(
+            "wall", f"{sentence} In {int(warn)} seconds."
+        )
+        await process.wait()
+        await asyncio.sleep(warn)
+
+    async def _reboot_by_hand(self) -> None:
+        await self.rebooting.by_hand("asked for by the operator")
+
+    async def run(self) -> None:
+        """Reboot when it is due, until cancelled."""
+        if self._updater.verdict in SETTLED:
+            await self._settle_lock()
+        await self.rebooting.run(self.changed)
+
+    async def _settle_lock(self) -> None:
+        try:
+            await self.rebooting.settle()
+        except SettingsError as error:
+            self._daemon.tell("settings-wrong", error=error.as_dict())
+
+    # ── documents and verbs ──────────────────────────────────────────────────────────────────
+
+    async def _explain(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        if options.get("history"):
+            records = await asyncio.to_thread(self._assembly.history().read, 500)
+            lines = explain_history(records)
+            return {
+                "sentences": [line.text for line in lines],
+                "reasons": [line.reason for line in lines],
+            }
+        facts = await self.circumstances.facts(
+            await self._record(), lock=await self.circumstances.lock()
+        )
+        told = explain(facts, time.time(), by_hand=True)
+        self._show(blocking(told.gates))
+        return {
+            "sentences": told.lines(),
+            **{k: v for k, v in told.as_dict().items() if k != "schema"},
+        }
+
+    async def _hold_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        record = await self._record()
+        held = Hold.from_dict(record.hold)
+        facts = await self.circumstances.facts(record)
+        gate = next(g for g in evaluate(facts, time.time()) if g.name == "hold")
+        return {"sentence": gate.evidence, "hold": held.as_dict() if held else None}
+
+    async def _pin_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        record = await self._record()
+        text = f"Pinned to {record.pin}." if record.pin else "No pin is set."
+        return {"sentence": text, "pin": record.pin}
+
+    async def _hold(self, options: Mapping[str, Any], actor: Actor) -> str:
+        if options.get("clear"):
+            record = await self._record()
+            if not record.hold:
+                raise NothingPending("no hold is set")
+            await asyncio.to_thread(self._updater.ledger.set, hold={})
+            self._daemon.tell("hold", actor=dataclasses.asdict(actor), cleared=True)
+            return "The hold is lifted."
+        until = options.get("until")
+        held = place_hold(
+            time.time(),
+            lasting=f"{int(options['seconds'])}s" if options.get("seconds") else "",
+            until=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(int(until)))
+            if until
+            else "",
+            indefinite=bool(options.get("indefinite")),
+            reason=str(options.get("reason") or ""),
+            by=f"user id {actor.uid}" if actor.uid >= 0 else "",
+        )
+        await asyncio.to_thread(self._updater.ledger.set, hold=held.as_dict())
+        self._daemon.tell("hold", actor=dataclasses.asdict(actor), **held.as_dict())
+        return str((await self._hold_document({}))["sentence"])
+
+    async def _pin(self, options: Mapping[str, Any], actor: Actor) -> str:
+        if options.get("clear"):
+            await asyncio.to_thread(self._updater.ledger.set, pin="")
+            self._daemon.tell("pin", actor=dataclasses.asdict(actor), pin="")
+            return "The pin is lifted."
+        text = str(options.get("range") or "")
+        pin = parse_pin(text)
+        if pin.never_allows:
+            raise UsageError(f"no release can satisfy {text}")
+        await asyncio.to_thread(self._updater.ledger.update, lambda r: replace(r, pin=pin.text))
+        self._daemon.tell("pin", actor=dataclasses.asdict(actor), pin=pin.text)
+        return f"Pinned to {pin.text}."
