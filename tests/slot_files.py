@@ -36,7 +36,7 @@ class SlotFiles:
         old: Mapping[str, bytes],
         new: Mapping[str, bytes],
         files: frozenset[str] = frozenset(),
-        fill: bytes = b"\xee",
+        fill: bytes | None = b"\xee",
     ) -> None:
         self.folder = folder
         self.new = dict(new)
@@ -46,15 +46,28 @@ class SlotFiles:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in new.items():
             path = folder / f"{name}.new"
-            if name not in files:
+            if name not in files and fill is not None:
                 path.write_bytes(fill * (-(-len(data) // 4096) * 4096 + SLACK))
             self.targets[name] = Region(path, file=name in files)
         for name, data in old.items():
             path = folder / f"{name}.old"
-            path.write_bytes(data)
+            if fill is not None:
+                path.write_bytes(data)
             self.sources[name] = Region(path, file=name in files)
         self.store = CheckpointStore(folder / "state")
         self.cleared: ClearedSlot = clear_files(self.targets, booted=self.sources.values())
+
+    @classmethod
+    def reopen(
+        cls,
+        folder: Path,
+        *,
+        old: Mapping[str, bytes],
+        new: Mapping[str, bytes],
+        files: frozenset[str] = frozenset(),
+    ) -> SlotFiles:
+        """The same slot in another process: nothing is written."""
+        return cls(folder, old=old, new=new, files=files, fill=None)
 
     async def install(
         self,
