@@ -201,9 +201,10 @@ def _date(
     years = None
     if match[1] is not None and match[1] != "*":
         years = _chain(match[1], text, 1970, _LAST_YEAR)
-    from_end = match[3] == "~"
+    from_end = match[3] == "~" and match[4] != "*"
     months = _chain(match[2], text, 1, 12)
-    days = _chain(match[4], text, 1, 31, from_end=from_end)
+    # From the end, 28 at most: every month has that many.
+    days = _chain(match[4], text, 1, 28 if from_end else 31, from_end=from_end)
     return years, months, days, from_end
 
 
