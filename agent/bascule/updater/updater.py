@@ -528,6 +528,8 @@ class Updater:
         unknown = set(options) - {"once", "no_quarantine"}
         if unknown:
             raise UsageError(f"unknown option {', '.join(sorted(unknown))}")
+        if options.get("once"):
+            raise UsageError("a rollback for one boot only is not built yet; leave --once away")
         if self.busy:
             raise Busy(self._status.state.name.lower().replace("_", " "))
         if self._status.state is State.UPDATED_NEED_REBOOT:
@@ -536,20 +538,16 @@ class Updater:
         def work() -> tuple[str, str]:
             backend = self._boot()
             other, running = backend.booted.other, backend.booted
-            once = bool(options.get("once"))
-            if once:
-                backend.prefer_once(other)
-            else:
-                backend.prefer(other)
+            backend.prefer(other)
             now = int(self._clock())
 
             def change(record: Record) -> Record:
                 intent = Intent.from_dict(record.intent)
                 payload = intent.payload if intent and intent.target is running else ""
                 told = record.verdict
-                if not payload and told.get("slot") == running.name and not once:
+                if not payload and told.get("slot") == running.name:
                     payload = str(told.get("payload") or "")
-                if payload and not once and not options.get("no_quarantine"):
+                if payload and not options.get("no_quarantine"):
                     record = quarantine(
                         record,
                         payload,
