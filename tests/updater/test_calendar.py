@@ -119,7 +119,10 @@ expressions = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(text=expressions, base=st.integers(1_704_067_200, 1_767_225_600))
 def test_random_expressions_give_what_systemd_gives(text: str, base: int) -> None:
-    assert ours(text, base, 2) == systemd(text, base, 2), text
+    theirs = systemd(text, base, 2)
+    if theirs is None and re.search("~[^ ]*,", text):
+        return  # systemd 252 refuses some lists of days from the end (~1,2,23, not ~1,2,5).
+    assert ours(text, base, 2) == theirs, text
 
 
 @real
