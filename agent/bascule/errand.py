@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.assembly import LOG_STYLES, Assembly
-from bascule.errors import BasculeError, Busy, LedgerError, SettingsError, Stopped
+from bascule.errors import BasculeError, Busy, LedgerError, NoUpdate, SettingsError, Stopped
 from bascule.faces.journal import configure_logging
 from bascule.settings import Settings
 
@@ -161,7 +161,10 @@ async def _work(job: Mapping[str, Any], settings: Settings, voice: Voice) -> dic
     if kind == "ping":
         await attempt.ping()
         return {"result": "done"}
-    offer = await hands.local_offer(options)
+    try:
+        offer = await hands.local_offer(options)
+    except NoUpdate as error:
+        return {"result": "no-update", "outcome": {"why": error.detail}}
     outcome = await attempt.run(offer)
     return {
         "result": {"staged": "done", "available": "done"}.get(outcome.result, outcome.result),

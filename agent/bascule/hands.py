@@ -15,12 +15,13 @@ from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.fetch import Credentials, FetchEvent, HttpSource, Kind
 from bascule.engine.ledger import Record, write_durably
 from bascule.engine.limits import DataBudget, DataUse, Limiter, RateLimit, both
+from bascule.engine.local_file import FileSource, url_file
 from bascule.engine.markers import leave_markers
 from bascule.engine.omaha_client import post_omaha
-from bascule.engine.stream import Announced, Installed, Progress, install
+from bascule.engine.stream import Announced, ByteSource, Installed, Progress, install
 from bascule.engine.transport import Patience, Tls
 from bascule.engine.verify import VerifiedSlot, read_back
-from bascule.errors import LedgerError, OpenPgpError, SettingsError, TransferError
+from bascule.errors import LedgerError, NoUpdate, OpenPgpError, SettingsError, TransferError
 from bascule.updater.plan import InstallPlan
 
 if TYPE_CHECKING:
@@ -77,8 +78,44 @@ class RealHands:
         )
 
     async def local_offer(self, options: Mapping[str, Any]) -> Offer | None:
-        """The offer of a file or static repository that the operator or the settings name."""
-        return None
+        """The offer of a file or static repository that the operator or the settings name.
+
+        None: neither is named, so the server is asked.
+
+        Raises:
+            NoUpdate: the repository has nothing for this host.
+        """
+        from bascule.engine.static_repo import Asked, ask_repository, offer_file
+        from bascule.engine.trust import read_keys
+
+        settings = self._assembly.settings
+        named = str(options.get("file") or options.get("repository") or "")
+        is_file = bool(named) and await asyncio.to_thread(lambda: Path(named).is_file())
+        if is_file:
+            return await asyncio.to_thread(
+                offer_file, Path(named), version=str(options.get("version") or "")
+            )
+        where = named or settings.server.repository
+        if not where:
+            return None
+        host = self._assembly.host
+        found = await ask_repository(
+            where,
+            Asked(
+                running=host.version,
+                group=settings.server.group,
+                board=host.board,
+                wanted=str(options.get("version") or ""),
+                deltas=settings.download.deltas,
+            ),
+            keys=lambda: read_keys(Path(settings.trust.keys)),
+            now=time.time(),
+            tls=self._tls(),
+            patience=self._patience(),
+        )
+        if found.offer is None:
+            raise NoUpdate(f"{where} has nothing newer for this host")
+        return found.offer
 
     def _heard(self, event: FetchEvent) -> None:
         if event.kind is not Kind.ASKED:
@@ -101,8 +138,10 @@ class RealHands:
         rate = RateLimit(download.rate_limit) if download.rate_limit else None
         return both(rate, budget), budget
 
-    def _source(self, plan: InstallPlan, limiter: Limiter | None) -> HttpSource:
+    def _source(self, plan: InstallPlan, limiter: Limiter | None) -> ByteSource:
         offer = plan.offer
+        if offer.urls[0].startswith("file:"):
+            return FileSource(url_file(offer.urls[0]), size=offer.size)
         download = self._assembly.settings.download
         credentials = Credentials(download.user, download.password) if download.user else None
         return HttpSource(

@@ -227,3 +227,24 @@ def test_delta_and_the_full_payload_instead(site: Site, make_node: MakeNode) -> 
         assert bool(full) is spoilt, asked
         assert ("delta-refused" in node.log.read_text()) is spoilt
         node.power_off()
+
+
+def test_from_a_file_without_a_server(site: Site, make_node: MakeNode) -> None:
+    """The same trust rules: a signed file installs, one signed by a stranger does not."""
+    two = site.image("2.0.0")
+    good = site.payload(two, "2.0.0")
+    node = make_node(settings='[server]\nurl = "disabled"\n')
+    node.power_on()
+    assert node.updatectl("update").returncode == 6
+    stranger = site.folder / "stranger"
+    site.mock("keygen", str(stranger))
+    bad = site.folder / "bad.bin"
+    site.mock(
+        "pack", "--image", str(two), "--key", str(stranger / "update.key.pem"), "-o", str(bad)
+    )
+    assert node.updatectl("update", "--file", str(bad)).returncode == 10
+    assert node.flags("B")[0] == 0
+    done = node.updatectl("update", "--file", str(good))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert node.reboot() == "B"
+    assert node.release() == "2.0.0"
