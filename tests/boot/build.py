@@ -32,8 +32,6 @@ HOST_TOOLS = {
     "cgpt": "cgpt",
     "mcopy": "mtools",
     "mkfs.vfat": "dosfstools",
-    "busybox": "busybox-static",
-    "cpio": "cpio",
     "make": "make",
     "cc": "gcc",
 }
@@ -261,8 +259,7 @@ def _install(tree: Path) -> None:
     words = [f"DESTDIR={tree}", f"PYTHON={sys.executable}", "ENABLE=yes"]
     if guest != f"{sys.version_info.major}.{sys.version_info.minor}":
         words.append(f"PIP_FLAGS=--python-version {guest} --only-binary=:all:")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    run(["make", "-C", PROJECT, "install", *words], env=environment)
+    run(["make", "-C", PROJECT, "install", *words], env=environment())
     code = "/usr/lib/bascule/python"
     run(
         [
@@ -380,58 +377,43 @@ def edit(image: Path, offset: int, changes: Mapping[str, tuple[str, int] | None]
 
 
 def initrd() -> Path:
-    """The boot loader stand-in: busybox, the selector, and the watchdog's module."""
-    tree = base_tree()
-    busybox = shutil.which("busybox")
-    assert busybox
-    selector = PROJECT / "systemd" / "initrd" / "bascule-select.c"
-    sources = [selector] if selector.exists() else []
-    key = digest(tree.name, HERE / "guest" / "init", *sources, "1")
-    archive = CACHE / f"initrd-{key}.cpio"
+    """An initramfs-tools image with the project's own slot selector."""
+    base = base_tree()
+    pieces = PROJECT / "systemd" / "initrd"
+    key = digest(base.name, pieces, HERE / "guest" / "arm-watchdog", "1")
+    archive = CACHE / f"initrd-{key}.img"
     if archive.exists():
         return archive
-    for old in CACHE.glob("initrd-*.cpio"):
+    print("test-boot: making the initrd", flush=True)
+    for old in CACHE.glob("initrd-*.img"):
         old.unlink()
-    root = CACHE / "initrd.new"
-    shutil.rmtree(root, ignore_errors=True)
-    (root / "bin").mkdir(parents=True)
-    shutil.copy(busybox, root / "bin/busybox")
-    shutil.copy(HERE / "guest/init", root / "init")
-    (root / "init").chmod(0o755)
-    module = next((tree / "usr/lib/modules").rglob("softdog.ko"))
-    shutil.copy(module, root / "softdog.ko")
-    if sources:
-        run(["cc", "-Os", "-static", "-o", root / "bascule-select", selector])
-    else:
-        _with_libraries(Path(shutil.which("cgpt") or "/usr/bin/cgpt"), root)
-    names = "\n".join(sorted(str(p.relative_to(root)) for p in root.rglob("*")))
-    with archive.with_suffix(".new").open("wb") as file:
-        subprocess.run(
-            ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"],
-            input=names.encode(),
-            stdout=file,
-            cwd=root,
-            check=True,
-        )
-    shutil.rmtree(root)
-    archive.with_suffix(".new").rename(archive)
+    tree = CACHE / "initrd.new"
+    shutil.rmtree(tree, ignore_errors=True)
+    run(["cp", "-a", "--reflink=auto", base, tree])
+    run(["make", "-C", pieces, "install", f"DESTDIR={tree}", "STATIC=yes"], env=environment())
+    settings = tree / "etc/initramfs-tools"
+    (settings / "initramfs.conf").write_text("MODULES=list\nBUSYBOX=auto\nCOMPRESS=gzip\n")
+    (settings / "modules").write_text("softdog\n")
+    shutil.copy(HERE / "guest/arm-watchdog", settings / "scripts/init-premount/arm-watchdog")
+    (settings / "scripts/init-premount/arm-watchdog").chmod(0o755)
+    run(["chroot", tree, "mkinitramfs", "-o", "/slot-initrd", kernel_version(tree)])
+    (tree / "slot-initrd").rename(archive)
+    shutil.rmtree(tree)
     return archive
 
 
-def _with_libraries(program: Path, root: Path) -> None:
-    words = [str(program)] + [w for w in run(["ldd", program]).split() if w.startswith("/")]
-    for name in words:
-        target = root / ("bin/cgpt" if name == str(program) else name.lstrip("/"))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(name).resolve(), target)
+def environment() -> dict[str, str]:
+    """Ours, without what a make above us left in it."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
 
 
 def entry(slot: str, root: str = "") -> str:
     """A boot loader entry."""
     if not slot:
-        return f"title Bascule\nlinux /vmlinuz\ninitrd /initrd.cpio\noptions {KERNEL_WORDS}\n"
+        root = "root=/dev/bascule/slot rootfstype=ext4 fsck.mode=skip"
+        return f"title Bascule\nlinux /vmlinuz\ninitrd /initrd.img\noptions {root} {KERNEL_WORDS}\n"
     return (
-        f"title Slot {slot}\nversion {slot}\nlinux /slot-{slot.lower()}/vmlinuz\n"
+        f"title Slot {slot}\nsort-key bascule-{slot.lower()}\nlinux /slot-{slot.lower()}/vmlinuz\n"
         f"options root=PARTUUID={root} {KERNEL_WORDS}\n"
     )
 
@@ -490,7 +472,7 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
     if boot == "gpt":
         copies += [
             (kernel, "vmlinuz"),
-            (initrd(), "initrd.cpio"),
+            (initrd(), "initrd.img"),
             (entry(""), "loader/entries/bascule.conf"),
         ]
     else:
@@ -500,6 +482,7 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
             (kernel, "slot-a/vmlinuz"),
             (kernel, "slot-b/vmlinuz"),
             (entry("A", GUIDS["A"]), "loader/entries/slot-a.conf"),
+            (entry("B", GUIDS["B"]), "loader/entries/slot-b.conf.cleared"),
         ]
     scratch = target.with_suffix(".file")
     for source, path in copies:

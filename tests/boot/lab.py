@@ -54,10 +54,13 @@ class Lab:
         public.mkdir(exist_ok=True)
         shutil.copy(self.keys / "update.pub.pem", public)
         self._public = public
+        self._first: dict[str, Path] = {}
 
     def first(self, boot: str) -> Path:
-        """The first release's image."""
-        return build.root_image(self._public, boot)
+        """The first release's image, of the checkout as it is at the first asking."""
+        if boot not in self._first:
+            self._first[boot] = build.root_image(self._public, boot)
+        return self._first[boot]
 
     def payload(self, boot: str, release: str, full: bool = False) -> Path:
         """A signed v2 payload that leads from the first release to `release`."""
@@ -66,13 +69,13 @@ class Lab:
         image = build.release(base, version, changes)
         payload = image.with_suffix(".full" if full else ".delta")
         if not payload.exists():
-            words = ["--old", f"usr={base}"] if not full else []
+            words: list[str] = [] if full else ["--old", f"usr={base}"]
             print(f"test-boot: packing {version} ({'full' if full else 'delta'})", flush=True)
             build.run(
                 [
-                    *(MOCK, "pack", "--image", f"usr={image}", *words, "--major", "2"),
-                    *("--codecs", "zstd", "--key", self.keys / "update.key.pem"),
-                    *("-o", payload.with_suffix(".new")),
+                    *(str(MOCK), "pack", "--image", f"usr={image}", *words, "--major", "2"),
+                    *("--codecs", "zstd", "--key", str(self.keys / "update.key.pem")),
+                    *("-o", str(payload.with_suffix(".new"))),
                 ]
             )
             payload.with_suffix(".new").rename(payload)
