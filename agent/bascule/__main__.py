@@ -45,6 +45,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         from bascule import moments
 
         moments.add_parser(commands)
+    if wanted in ("", "lock"):
+        from bascule import reboot_lock
+
+        reboot_lock.add_parser(commands)
     if wanted in ("", "disk"):
         from bascule.tools import disk
 
@@ -56,7 +60,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         verbs = group.add_subparsers(title="verbs", metavar="VERB", required=True)
         payload_inspect.add_parser(verbs)
         payload.add_parser(verbs)
-    if wanted not in ("", "run", "bless", "health", "deadman", "disk", "payload"):
+    if wanted not in ("", "run", "bless", "health", "deadman", "lock", "disk", "payload"):
         return _parser([])
     return parser
 

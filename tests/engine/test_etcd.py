@@ -6,10 +6,13 @@ import asyncio
 import base64
 import json
 import shutil
+import subprocess
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,7 +202,7 @@ async def test_a_killed_holder_is_stale_with_its_age_until_it_is_evicted(
     view = await alive.view()
     assert (view.held, view.free, view.places) == (False, 0, 1)
     assert [(h.id, h.since) for h in view.holders] == [(A, 1_700_000_000)]
-    assert view.release.replace("{id}", A) == f"updatectl lock release {A}"
+    assert view.release.replace("{id}", A) == f"bascule lock release {A}"
     assert await alive.evict(A) == ""
     assert isinstance(await alive.acquire(), Grant)
 
@@ -382,3 +385,39 @@ async def test_tls_with_client_certificates_and_a_password(
         stranger = EtcdLock([url], A, clock=Clock(), api="v3")
         assert (await stranger.view()).trouble, "an unknown authority is not trusted"
         await stranger.close()
+
+
+# ── the command
+
+
+@etcd
+async def test_a_stale_holder_is_released_by_the_command_that_explain_names(
+    modern: str, lock: Any, tmp_path: Path
+) -> None:
+    def bascule(*arguments: str, strategy: str = "etcd-lock") -> tuple[int, str]:
+        settings = tmp_path / "lock.toml"
+        settings.write_text(
+            f'[reboot]\nstrategy = "{strategy}"\nendpoints = ["{modern}"]\n'
+            f'[state]\nroot = "{tmp_path}"\n'
+        )
+        result = subprocess.run(
+            [sys.executable, "-m", "bascule", "lock", *arguments,
+             "--root", str(tmp_path), "--config", str(settings)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert "Traceback" not in result.stderr
+        return result.returncode, result.stdout + result.stderr
+
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/machine-id").write_text(B + "\n")
+    await lock(A).acquire()
+    code, text = bascule("show")
+    assert code == 0 and "0 of 1 places are free" in text and f"{A}  for " in text
+    assert json.loads(bascule("show", "--json")[1])["holders"][0]["id"] == A
+    code, text = bascule("release", C)
+    assert code == 13 and "holds no place" in text
+    code, text = bascule("release", A)
+    assert (code, text) == (0, f"The place of {A} is free.\n")
+    assert keys(modern) == {KEY: '{"semaphore":1,"max":1,"holders":null}'}
+    code, text = bascule("release", A, strategy="fleetlock")
+    assert code == 2 and "own server" in text

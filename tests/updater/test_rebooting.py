@@ -259,7 +259,7 @@ async def test_one_of_two_hosts_reboots_at_a_time_and_a_dead_one_is_named(
     facts = replace(STAGED, strategy="etcd-lock", lock=view)
     told = "\n".join(explain(facts, first.now).lines())
     assert f"The reboot lock is held by {'b' * 32} for 7 d (etcd-lock)" in told
-    assert f"release it: updatectl lock release {'b' * 32}" in told
+    assert f"release it: bascule lock release {'b' * 32}" in told
     assert await second_lock.evict("b" * 32) == ""
     await first_way.step()
     assert first.log == ["notice", "reboot"] * 2

@@ -67,7 +67,7 @@ class EtcdLock:
         timeout: float = 10.0,
         api: str = "auto",
         prefix: str = PREFIX,
-        release_command: str = "updatectl lock release {id}",
+        release_command: str = "bascule lock release {id}",
         sightings: Sightings | None = None,
     ) -> None:
         if not machine_id:
