@@ -27,6 +27,7 @@ class FakeSteering:
         self.jobs: list[Job] = []
         self.documents: dict[str, dict[str, Any]] = {"history": {"entries": []}}
         self.refuse: BasculeError | None = None
+        self.options = {"version", "file", "now", "no_reboot", "allow_downgrade"}
         self._listeners: list[Callable[[Status, Status], None]] = []
         self._job_listeners: list[Callable[[Job], None]] = []
 
@@ -85,8 +86,7 @@ class FakeSteering:
         return self._start("check", {}, actor)
 
     async def update(self, options: Mapping[str, Any], actor: Actor) -> Job:
-        known = {"version", "file", "now", "no_reboot", "allow_downgrade"}
-        if unknown := set(options) - known:
+        if unknown := set(options) - self.options:
             raise UsageError(f"unknown option {sorted(unknown)[0]}")
         return self._start("update", options, actor)
 
@@ -125,7 +125,7 @@ class FakeSteering:
     async def document(self, name: str, options: Mapping[str, Any], actor: Actor) -> dict[str, Any]:
         self._note(f"document {name}", options, actor)
         if name not in self.documents:
-            raise UsageError(f"there is no document {name}")
+            raise UsageError(f"unknown document {name}")
         return self.documents[name]
 
     async def act(self, verb: str, options: Mapping[str, Any], actor: Actor) -> str:

@@ -59,7 +59,7 @@ async def test_status_for_people(served: Any) -> None:
         bytes_done=SIZE // 2,
         bytes_total=SIZE,
         rate=2e6,
-        blocked_by=({"id": "hold", "sentence": "Held until Monday."},),
+        blocked_by=({"name": "hold", "evidence": "Held until Monday."},),
         warnings=("Checks are overdue.",),
         failure=Failure("transfer", 9, "It broke.", "Try again.", CHECKED),
     )
@@ -253,6 +253,73 @@ async def test_every_refusal_has_its_own_sentence_and_code(served: Any) -> None:
     assert "/nowhere/bus" in ran.json["error"]["detail"]
 
 
+async def test_a_broken_off_download_is_not_praised(served: Any) -> None:
+    Daemon(served.steering, "bad", 0.001)
+    ran = await run(served.address, "update")
+    assert "Downloading" in ran.out
+    assert "Downloaded" not in ran.out
+
+
+async def test_a_request_that_only_a_newer_daemon_knows(served: Any) -> None:
+    ran = await run(served.address, "doctor", "--json")
+    assert ran.code == Exit.NO_DAEMON
+    assert ran.json["error"]["id"] == "daemon-version", "not the person's mistake"
+
+
+async def test_history_for_people(served: Any) -> None:
+    served.steering.documents["history"] = {
+        "history": [
+            {
+                "sequence": 1,
+                "time": CHECKED,
+                "kind": "staged",
+                "attempt": "a",
+                "actor": {"via": "bus", "uid": 0},
+                "facts": {"version": "3602.1.5", "written": SIZE, "apply_s": 61.0, "checks": []},
+            },
+            {"time": CHECKED, "kind": "attempt-failed", "facts": {"error": {"message": "No.\n"}}},
+        ]
+    }
+    ran = await run(served.address, "history")
+    assert ran.out == (
+        "2026-11-21 10:37  staged          "
+        "version 3602.1.5, written 44.4 MB, apply 1 min 1 s, by user id 0\n"
+        "2026-11-21 10:37  attempt-failed  error No.\n"
+    )
+    served.steering.documents["history"] = {"whole": False, "verify": {"records": 3}}
+    assert (await run(served.address, "history", "verify")).code == Exit.FAILED
+
+
+async def test_config_check(served: Any) -> None:
+    from bascule.errors import SettingsError
+
+    served.steering.documents["config"] = {"settings": [], "error": None}
+    ran = await run(served.address, "config", "check")
+    assert (ran.code, ran.out) == (0, "No mistake was found in the settings.\n")
+    error = SettingsError("/etc/bascule/bascule.toml: server.nonsense")
+    served.steering.documents["config"] = {"settings": [], "error": error.as_dict()}
+    ran = await run(served.address, "config", "check")
+    assert ran.code == Exit.SETTINGS
+    assert "server.nonsense" in ran.err
+    served.steering.documents["config"] = {"problems": ["The window never opens."]}
+    ran = await run(served.address, "config", "check", "--json")
+    assert ran.code == Exit.SETTINGS
+    assert ran.json["problems"] == ["The window never opens."]
+
+
+async def test_update_from_a_file_or_a_directory(served: Any, tmp_path: Path) -> None:
+    served.steering.options |= {"repository", "force_full"}
+    payload = tmp_path / "payload.bin"
+    payload.write_bytes(b"x")
+    await run(served.address, "update", "--no-wait", "--file", str(payload), "--full")
+    assert served.steering.asked[-1][1] == {"file": str(payload), "force_full": True}
+    served.steering.move(State.IDLE)
+    await run(served.address, "update", "--no-wait", "--file", str(tmp_path))
+    assert served.steering.asked[-1][1] == {"repository": str(tmp_path)}
+    ran = await run(served.address, "update", "--file", "x", "--repository", "http://x/")
+    assert ran.code == Exit.USAGE
+
+
 async def test_errors_of_every_kind_cross_the_bus_unchanged(served: Any) -> None:
     from bascule.faces.bus_client import BusClient
 
@@ -288,7 +355,7 @@ async def test_errors_of_every_kind_cross_the_bus_unchanged(served: Any) -> None
         (("quarantine", "clear", "3602.1.5"), ("act quarantine-clear", {"version": "3602.1.5"})),
         (("explain", "--history"), ("document explain", {"history": True})),
         (("history", "verify"), ("document history", {"verify": True})),
-        (("history", "--last", "3"), ("document history", {"last": 3})),
+        (("history", "--last", "3"), ("document history", {"limit": 3})),
         (("config", "check"), ("document config", {"check": True})),
         (("plan", "--version", "4"), ("document plan", {"version": "4"})),
         (("list",), ("document list", {})),

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated
 
+import structlog
 from dbus_fast import introspection as intr
 from dbus_fast.annotations import DBusSignature
 from dbus_fast.constants import ArgDirection
@@ -24,6 +25,8 @@ from bascule.faces.bus_connection import BusConnection, current_call
 from bascule.faces.bus_values import RefusedCall, answered, as_text
 from bascule.updater.status import State, Status
 from bascule.updater.steering import Steering
+
+_log = structlog.get_logger("bascule.legacy_bus")
 
 __all__ = ["INTERFACE", "NAME", "PATH", "LegacyBusFace"]
 
@@ -100,7 +103,11 @@ class _Manager(ServiceInterface):
     async def AttemptUpdate(self) -> Nothing:
         with answered():
             actor = await self._face.authority.caller(current_call(), "legacy-bus")
-            await self._face.steering.attempt_update(actor)
+            try:
+                await self._face.steering.attempt_update(actor)
+            except BasculeError as error:
+                # It never answers with an error (reference 3.3); what went wrong is in the status.
+                _log.warning("An update asked for by AttemptUpdate did not begin", error=error)
 
     @dbus_signal()
     def StatusUpdate(self, status: Status) -> LegacyStatus:

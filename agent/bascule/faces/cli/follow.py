@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bascule.errors import (
@@ -15,6 +16,7 @@ from bascule.errors import (
     NothingPending,
     NoUpdate,
     RolledBack,
+    UsageError,
     from_dict,
 )
 from bascule.faces.bus_client import Signal, options
@@ -45,17 +47,28 @@ def prepare(session: Session, args: argparse.Namespace) -> int:
 def _update(session: Session, args: argparse.Namespace, more: Mapping[str, Any]) -> int:
     wishes = {
         "version": args.version,
-        "file": absolute(args.file),
+        **_source(args),
         # Options that are not asked for are not sent: an older daemon need not know them.
         "now": args.now or None,
         "no_reboot": args.no_reboot or None,
         "allow_downgrade": args.allow_downgrade or None,
+        "force_full": args.full or None,
         **more,
     }
     code = _start(session, "Update", wishes, args, _view(session, quiet=args.quiet))
     if args.wait and code == Exit.DONE:
         return _await_verdict(session)
     return code
+
+
+def _source(args: argparse.Namespace) -> dict[str, Any]:
+    """Where the release comes from, if not from the server."""
+    if args.file and args.repository:
+        raise UsageError("--file and --repository exclude each other")
+    path = absolute(args.file)
+    if path and Path(path).is_dir():
+        return {"repository": path}
+    return {"file": path, "repository": args.repository}
 
 
 def _view(session: Session, *, quiet: bool = False) -> View:

@@ -13,9 +13,18 @@ from bascule.faces.cli.text import duration, printable, rate, size
 __all__ = ["Bar", "Lines", "Silent", "View", "live_line"]
 
 DEFAULT_WIDTH = 80
-_MOVING = ("DOWNLOADING", "VERIFYING", "FINALIZING", "UPDATE_AVAILABLE")
-_PHASES = {"download": "Downloading", "verify": "Verifying"}
-_DONE = {"download": "Downloaded", "verify": "Verified"}
+# Phases whose bytes are counted, then those that only take their time.
+_MEASURED = {
+    "source": ("Checking the running release for", "Checked"),
+    "download": ("Downloading", "Downloaded"),
+    "verify": ("Verifying", "Verified"),
+}
+_UNMEASURED = {
+    "check": "Asking the update server",
+    "plan": "Getting ready for {}",
+    "postinstall": "Running the setup of {}",
+    "stage": "Letting {} boot next",
+}
 
 
 class View(Protocol):
@@ -41,21 +50,26 @@ class Silent:
 
 
 def _what(properties: Mapping[str, Any]) -> str:
+    """What goes on, in words, with the release that it is about."""
     phase = str(properties.get("Phase", ""))
     version = str(properties.get("NewVersion", ""))
-    text = _PHASES.get(phase, phase.capitalize())
-    return printable(f"{text} {version}".strip())
+    if phase in _MEASURED:
+        return printable(f"{_MEASURED[phase][0]} {version}".strip())
+    if phase in _UNMEASURED and version:
+        return printable(_UNMEASURED[phase].format(version))
+    state = str(properties.get("State", ""))
+    text = STATES.get(state, state)
+    return text[:1].upper() + text[1:]
 
 
 def _measured(properties: Mapping[str, Any]) -> bool:
-    return properties.get("State") in _MOVING and properties.get("BytesTotal", 0) > 0
+    return properties.get("Phase") in _MEASURED and properties.get("BytesTotal", 0) > 0
 
 
 def live_line(properties: Mapping[str, Any], width: int) -> str:
     """One line of at most `width` columns; what matters least goes first when it is narrow."""
     if not _measured(properties):
-        state = str(properties.get("State", ""))
-        return f"{STATES.get(state, state)} …".capitalize()[: max(1, width)]
+        return f"{_what(properties)} …"[: max(1, width)]
     done, total = int(properties["BytesDone"]), int(properties["BytesTotal"])
     part = min(1.0, done / total)
     speed, left = float(properties.get("Rate", 0.0)), int(properties.get("Eta", -1))
@@ -77,6 +91,12 @@ def live_line(properties: Mapping[str, Any], width: int) -> str:
     return (line if len(line) <= width else percent.strip())[: max(1, width)]
 
 
+def _goes_on(properties: Mapping[str, Any]) -> bool:
+    """Whether an attempt that left one phase is in a later one, or at its good end."""
+    phases = ("download", "verify", "postinstall", "stage")
+    return properties.get("Phase") in phases or properties.get("State") == "UPDATED_NEED_REBOOT"
+
+
 class _Phases:
     """Notices the end of a measured phase and words it."""
 
@@ -91,7 +111,9 @@ class _Phases:
         phase = str(properties.get("Phase", "")) if _measured(properties) else ""
         sentence = ""
         if phase != self._phase:
-            if self._phase in _DONE and phase:
+            # A phase that was broken off is not praised. Its last bytes need not have been seen:
+            # figures are gathered on their way.
+            if self._phase and _goes_on(properties):
                 sentence = self._sentence()
             self._phase, self._began = phase, self._clock()
         if phase:
@@ -99,7 +121,7 @@ class _Phases:
         return sentence
 
     def _sentence(self) -> str:
-        text = f"{_DONE[self._phase]} {size(self._last['BytesTotal'])}"
+        text = f"{_MEASURED[self._phase][1]} {size(self._last['BytesTotal'])}"
         text += f" in {duration(self._clock() - self._began)}"
         if self._phase == "download" and self._last.get("BytesSkipped"):
             text += f"; {size(self._last['BytesSkipped'])} were there already and not written"
@@ -146,29 +168,27 @@ class Lines:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._state = ""
-        self._phase = ""
+        self._said = ""
         self._tenth = -1
 
     def show(self, properties: Mapping[str, Any]) -> None:
+        what = _what(properties)
+        begun = what != self._said
+        if begun:
+            self._said, self._tenth = what, -1
         if _measured(properties):
-            phase = str(properties.get("Phase", ""))
-            if phase != self._phase:
-                self._phase, self._tenth = phase, -1
-            total = int(properties["BytesTotal"])
-            tenth = min(10, int(properties["BytesDone"]) * 10 // total)
-            if tenth > self._tenth:
-                self._tenth = tenth
-                done = size(int(properties["BytesDone"]))
-                percent = int(properties["BytesDone"]) * 100 // total
-                text = f"{_what(properties)}: {percent} % ({done} of {size(total)})"
-                speed = float(properties.get("Rate", 0.0))
-                self._say(text + (f", {rate(speed)}" if speed > 0 else ""))
-        else:
-            state = str(properties.get("State", ""))
-            if state != self._state and state not in ("IDLE", "UPDATED_NEED_REBOOT"):
-                self._say(f"{STATES.get(state, state)}".capitalize())
-            self._state = state
+            self._show_bytes(what, properties)
+        elif begun and properties.get("State") not in ("IDLE", "UPDATED_NEED_REBOOT"):
+            self._say(what)
+
+    def _show_bytes(self, what: str, properties: Mapping[str, Any]) -> None:
+        done, total = int(properties["BytesDone"]), int(properties["BytesTotal"])
+        tenth = min(10, done * 10 // total)
+        if tenth > self._tenth:
+            self._tenth = tenth
+            text = f"{what}: {done * 100 // total} % ({size(done)} of {size(total)})"
+            speed = float(properties.get("Rate", 0.0))
+            self._say(text + (f", {rate(speed)}" if speed > 0 else ""))
 
     def close(self) -> None:
         pass

@@ -1,18 +1,18 @@
 """The verbs that show a document of the daemon: history, explain, plan, config and others.
 
-A document is a JSON object. Its ``sentence`` or ``sentences`` are shown as they are, lists of
-objects become tables, and fields whose names tell their unit (``…_at``, ``bytes…``, ``…_s``) are
-shown in words; ``--json`` prints it as it came.
+A document is a JSON object. Its ``sentences`` are all that people are shown of it, where there are
+any; else its ``sentence`` comes first, lists of objects become tables, and fields whose names tell
+their unit (``…_at``, ``bytes…``, ``…_s``) are shown in words. ``--json`` prints it as it came.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bascule.errors import Exit
+from bascule.errors import Exit, from_dict
 from bascule.faces.cli.session import Session
 from bascule.faces.cli.text import columns, duration, moment, printable, size
 
@@ -27,29 +27,35 @@ __all__ = [
     "shown",
 ]
 
-_SENTENCES = ("sentence", "sentences")
-_HIDDEN = frozenset({"schema", "ok", *_SENTENCES})
-_TIMES = ("at", "since", "until", "opens", "changes", "started", "ended")
+_HIDDEN = frozenset({"schema", "ok", "sentence", "sentences"})
+_DIGESTS = ("payload", "digest", "previous", "sha256")
+_AMOUNTS = ("skipped", "written", "fetched")
+_TIMES = ("at", "time", "since", "until", "opens", "changes", "started", "ended")
 
 
-def shown(session: Session, name: str, wishes: Mapping[str, Any] | None = None) -> int:
-    """Show the document `name`; exit code 1 if it says ``ok: false``."""
+def shown(
+    session: Session,
+    name: str,
+    wishes: Mapping[str, Any] | None = None,
+    words: Callable[[Mapping[str, Any]], list[str]] | None = None,
+) -> int:
+    """Show the document `name` in `words` (`lines_of`); exit code 1 if it says ``ok: false``."""
     document = session.document(name, wishes)
-    ok = document.get("ok") is not False
+    # `whole` is how the history's verification puts it, `error` how the settings do.
+    ok = document.get("ok") is not False and document.get("whole") is not False
     body = {key: value for key, value in document.items() if key not in ("schema", "ok")}
     session.result(body, ok=ok)
     if not session.json:
-        for line in lines_of(document):
+        for line in (words or lines_of)(document):
             session.say(line)
     return Exit.DONE if ok else Exit.FAILED
 
 
 def lines_of(document: Mapping[str, Any]) -> list[str]:
     """A document for people."""
-    lines: list[str] = []
-    for key in _SENTENCES:
-        text = document.get(key)
-        lines += [text] if isinstance(text, str) else list(text or ())
+    if document.get("sentences"):
+        return [printable(str(line)) for line in document["sentences"]]
+    lines: list[str] = [document["sentence"]] if document.get("sentence") else []
     facts = [(key, value) for key, value in document.items() if key not in _HIDDEN]
     for key, value in facts:
         if isinstance(value, Mapping) and value:
@@ -95,7 +101,7 @@ def _facts(values: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def _label(key: str) -> str:
-    return key.replace("_", " ").capitalize()
+    return key.removesuffix("_s").replace("_", " ").capitalize()
 
 
 def _cell(key: str, value: Any) -> str:
@@ -104,11 +110,11 @@ def _cell(key: str, value: Any) -> str:
             return "-"
         case bool():
             return "yes" if value else "no"
-        case int() | float() if value > 1_000_000_000 and (
-            key in _TIMES or key.endswith(("_at", "_until"))
-        ):
-            return moment(value)
-        case int() if key.startswith("bytes") or key.endswith(("bytes", "size")):
+        case int() | float() if key in _TIMES or key.endswith(("_at", "_until")):
+            return moment(value) if value > 0 else "-"
+        case str() if key in _DIGESTS and len(value) > 16:
+            return value[:12]
+        case int() if key.startswith("bytes") or key.endswith(("bytes", "size", *_AMOUNTS)):
             return size(value)
         case int() | float() if key.endswith("_s"):
             return duration(value)
@@ -129,7 +135,29 @@ def explain(session: Session, args: argparse.Namespace) -> int:
 def history(session: Session, args: argparse.Namespace) -> int:
     if args.what == "verify":
         return shown(session, "history", {"verify": True})
-    return shown(session, "history", {"last": args.last})
+    return shown(session, "history", {"limit": args.last}, _history)
+
+
+def _history(document: Mapping[str, Any]) -> list[str]:
+    """A line for each record: when, what, and its facts."""
+    lines = []
+    for record in document.get("history") or ():
+        facts = dict(record.get("facts") or {})
+        error = facts.pop("error", None)
+        if isinstance(error, Mapping):
+            facts["error"] = error.get("message")
+        actor = record.get("actor") or {}
+        if isinstance(actor, Mapping) and actor.get("via"):
+            uid = actor.get("uid", -1)
+            facts["by"] = f"user id {uid}" if uid >= 0 else actor["via"]
+        told = ", ".join(
+            f"{_label(name).lower()} {text}"
+            for name, value in facts.items()
+            if (text := _cell(name, value)) != "-"
+        )
+        kind = str(record.get("kind", "?"))
+        lines.append(f"{moment(record.get('time', 0))}  {kind:15} {told}".rstrip())
+    return [printable(line) for line in lines] or ["Nothing has happened yet."]
 
 
 def releases(session: Session, args: argparse.Namespace) -> int:
@@ -154,7 +182,16 @@ def quarantine(session: Session, args: argparse.Namespace) -> int:
 
 
 def config(session: Session, args: argparse.Namespace) -> int:
-    return shown(session, "config", {"check": True} if args.what == "check" else None)
+    if args.what == "show":
+        return shown(session, "config")
+    document = session.document("config", {"check": True})
+    if document.get("error"):
+        raise from_dict(document["error"])
+    problems = [str(problem) for problem in document.get("problems") or ()]
+    session.result({"problems": problems}, ok=not problems)
+    for problem in problems or ["No mistake was found in the settings."]:
+        session.say(problem)
+    return Exit.SETTINGS if problems else Exit.DONE
 
 
 def doctor(session: Session, args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bascule.errors import BasculeError, DaemonTooOld, Exit
+from bascule.errors import BasculeError, DaemonTooOld, Exit, UsageError
 from bascule.faces.cli.text import Paint, printable
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ INTERFACE = "org.bascule.Update1"
 
 SCHEMA = 1
 """Version of everything that ``--json`` prints; a member is never given another meaning."""
+
+
+_NOT_KNOWN = ("unknown document", "unknown verb", "unknown option")
 
 
 class Session:
@@ -62,8 +65,17 @@ class Session:
         """Call a steering method; polkit may ask for a password on this terminal."""
         if self._may_ask() and self._agent is None:
             self._agent = _password_agent()
-        answer = self.client.call(PATH, INTERFACE, member, signature, body)
+        answer = self._ask(member, signature, *body)
         return answer[0] if answer else None
+
+    def _ask(self, member: str, signature: str, *body: Any) -> list[Any]:
+        try:
+            return self.client.call(PATH, INTERFACE, member, signature, body)
+        except UsageError as error:
+            # What this program asks for by itself is not the person's mistake.
+            if error.detail.startswith(_NOT_KNOWN):
+                raise DaemonTooOld(error.detail) from error
+            raise
 
     def status(self) -> dict[str, Any]:
         """All properties of the daemon, as they are called on the bus."""
@@ -79,9 +91,7 @@ class Session:
 
         from bascule.faces.bus_client import options as wired
 
-        (text,) = self.client.call(
-            PATH, INTERFACE, "Document", "sa{sv}", [name, wired(options or {})]
-        )
+        (text,) = self._ask("Document", "sa{sv}", name, wired(options or {}))
         document = json.loads(text)
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise DaemonTooOld(f"the document {name} has a schema that is not {SCHEMA}")

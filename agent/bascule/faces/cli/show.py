@@ -118,7 +118,7 @@ def _status_lines(session: Session, document: Mapping[str, Any]) -> list[str]:
     if since.endswith(" ago"):
         since = f", for {since[len(', since ') : -len(' ago')]}"
     fact("State", STATES.get(state, state) + since)
-    if document["bytes_total"] > 0 and state not in ("IDLE", "UPDATED_NEED_REBOOT"):
+    if document["bytes_total"] > 0 and document["phase"] in ("source", "download", "verify"):
         done, total = document["bytes_done"], document["bytes_total"]
         text = f"{document['progress']:.0%}, {size(done)} of {size(total)}"
         if document["rate"] > 0:
@@ -137,7 +137,7 @@ def _status_lines(session: Session, document: Mapping[str, Any]) -> list[str]:
     for number, row in enumerate(columns(_slot_rows(document))):
         fact("" if number else "Slots", row)
     for gate in document["blocked_by"]:
-        fact("Held by", str(gate.get("sentence") or gate.get("id") or gate))
+        fact("Held by", str(gate.get("evidence") or gate.get("name") or gate))
     if document["quarantine"]:
         count = document["quarantine"]
         fact("Quarantine", f"{count} release{'s' if count > 1 else ''}: updatectl quarantine")

@@ -72,7 +72,9 @@ def _status(parser: argparse.ArgumentParser) -> None:
 
 def _update(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", metavar="VERSION", help="only this release")
-    parser.add_argument("--file", metavar="PATH", help="a payload, or a directory of releases")
+    parser.add_argument("--file", metavar="PATH", help="this payload, or a directory of releases")
+    parser.add_argument("--repository", metavar="URL", help="a static directory of releases")
+    parser.add_argument("--full", action="store_true", help="a full payload, no delta")
     parser.add_argument(
         "--now",
         action="store_true",
