@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import json
@@ -139,11 +140,13 @@ class Bytes:
         chunk: int = 1 << 16,
         cut: int | None = None,
         error: Exception | None = None,
+        pause: float = 0.0,
     ) -> None:
         """
         Args:
             chunk: bytes a piece.
             cut: file offset where it breaks off with `error`, or just ends.
+            pause: seconds before each piece, in which threads and records can catch up.
         """
         self.data = data
         self.fetched = 0
@@ -151,6 +154,7 @@ class Bytes:
         self._chunk = chunk
         self._cut = cut
         self._error = error
+        self._pause = pause
 
     async def stream(self, offset: int) -> AsyncIterator[bytes]:
         self.asked.append(offset)
@@ -159,6 +163,7 @@ class Bytes:
             piece = self.data[offset : min(offset + self._chunk, end)]
             offset += len(piece)
             self.fetched += len(piece)
+            await asyncio.sleep(self._pause)
             yield piece
         if self._error is not None:
             raise self._error

@@ -33,11 +33,12 @@ class Grid:
         log: what kind each was.
     """
 
-    def __init__(self, rng: random.Random, fuse: int | None) -> None:
+    def __init__(self, rng: random.Random, fuse: int | None, keep: bool) -> None:
         self.events = 0
         self.log: list[str] = []
         self._rng = rng
         self._fuse = fuse
+        self._keep = keep
         self._dead = False
         self._lock = threading.RLock()
         self._open: dict[str, dict[int, list[bytes]]] = {}
@@ -71,14 +72,18 @@ class Grid:
             with open(path, "r+b") as file:
                 for offset, versions in blocks.items():
                     file.seek(offset)
-                    file.write(self._rng.choice(versions))
+                    file.write(versions[-1] if self._keep else self._rng.choice(versions))
         self._open.clear()
 
 
 @contextlib.contextmanager
-def grid(rng: random.Random, fuse: int | None = None) -> Iterator[Grid]:
-    """Run an installation on a grid whose power fails at event `fuse`."""
-    found = Grid(rng, fuse)
+def grid(rng: random.Random, fuse: int | None = None, *, keep: bool = False) -> Iterator[Grid]:
+    """Run an installation on a grid whose power fails at event `fuse`.
+
+    Args:
+        keep: what was written and not flushed survives, as after a kill.
+    """
+    found = Grid(rng, fuse, keep)
     write, flush = Device._write, Device.flush
     save, discard = CheckpointStore._write, CheckpointStore._discard
 
