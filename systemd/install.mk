@@ -8,6 +8,7 @@
 #   WITH_DEPS    yes: bring the Python packages it needs along; no: the tree has them already
 #   PIP_FLAGS    further words for pip, e.g. --python-version 3.11 --only-binary=:all: for another Python
 #   ENABLE       yes: enable the units too
+#   INITRD       yes: the slot selector for initrds too, which needs a C compiler
 #
 # The package goes into a directory of its own that the entry points name, to their children too: no
 # virtual environment, and nothing in the way of the distribution's own Python packages.
@@ -20,6 +21,7 @@ PYTHON      ?= python3
 WITH_DEPS   ?= yes
 PIP_FLAGS   ?=
 ENABLE      ?= no
+INITRD      ?= no
 
 INSTALL_PARTS := $(dir $(lastword $(MAKEFILE_LIST)))
 INSTALL_CODE  := $(PREFIX)/lib/bascule/python
@@ -76,10 +78,18 @@ install-parts:
 	@sed 's|/usr/bin/bascule|$(PREFIX)/bin/bascule|' '$(INSTALL_PARTS)sbin/flatcar-setgoodroot' > '$(DESTDIR)$(PREFIX)/sbin/flatcar-setgoodroot'
 	@chmod 755 '$(DESTDIR)$(PREFIX)/sbin/flatcar-setgoodroot'
 	@install -d '$(DESTDIR)$(SYSCONFDIR)/update-motd.d' && install -m 755 '$(INSTALL_PARTS)update-motd.d/60-bascule' '$(DESTDIR)$(SYSCONFDIR)/update-motd.d/'
+	@if [ '$(INITRD)' = yes ]; then $(MAKE) --no-print-directory -C '$(INSTALL_PARTS)initrd' install DESTDIR='$(abspath $(DESTDIR))' PREFIX='$(PREFIX)'; fi
 	@if [ '$(ENABLE)' = yes ]; then systemctl --quiet --root='$(DESTDIR)/' enable $(INSTALL_UNITS); fi
 
+# What the operator wrote below SYSCONFDIR and what the agent keeps in its state directory stay.
 uninstall:
-	@rm -rf '$(DESTDIR)$(INSTALL_CODE)' '$(DESTDIR)$(PREFIX)/share/doc/bascule'
-	@rm -f $(foreach n,bin/bascule bin/updatectl bin/update_engine_client sbin/flatcar-setgoodroot,'$(DESTDIR)$(PREFIX)/$(n)') \
-		$(foreach f,$(wildcard $(INSTALL_PARTS)system/*),'$(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(f))') \
-		'$(DESTDIR)$(PREFIX)/lib/systemd/system-preset/80-bascule.preset' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/bascule.conf'
+	@rm -rf '$(DESTDIR)$(INSTALL_CODE)' '$(DESTDIR)$(PREFIX)/share/doc/bascule' '$(DESTDIR)$(PREFIX)/lib/dracut/modules.d/90bascule'
+	@cd '$(DESTDIR)$(PREFIX)' && rm -f bin/bascule bin/updatectl bin/update_engine_client sbin/flatcar-setgoodroot \
+		lib/bascule/bascule-select lib/bascule/bascule-slot lib/systemd/system/bascule*.service lib/systemd/system/bascule*.timer \
+		lib/systemd/system-preset/80-bascule.preset lib/systemd/catalog/bascule.catalog lib/tmpfiles.d/bascule.conf \
+		share/dbus-1/system.d/com.coreos.update1.conf share/dbus-1/system.d/org.bascule.Update1.conf \
+		share/dbus-1/interfaces/org.bascule.Update1.xml share/polkit-1/actions/org.bascule.Update1.policy \
+		share/bash-completion/completions/updatectl share/zsh/site-functions/_updatectl share/fish/vendor_completions.d/updatectl.fish \
+		share/initramfs-tools/hooks/bascule share/initramfs-tools/scripts/local-top/bascule
+	@cd '$(DESTDIR)$(PREFIX)/share/man/man8' 2>/dev/null && rm -f $(notdir $(wildcard $(INSTALL_PARTS)../docs/man/*)) || true
+	@rm -f '$(DESTDIR)$(SYSCONFDIR)/update-motd.d/60-bascule'

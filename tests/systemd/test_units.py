@@ -121,6 +121,12 @@ def test_every_service_names_the_program_of_its_prefix(tmp_path: Path) -> None:
     assert "exec /opt/b/bin/bascule bless" in entry.read_text()
 
 
+def test_uninstall_leaves_nothing(tmp_path: Path) -> None:
+    make("install-parts", tmp_path)
+    make("uninstall", tmp_path)
+    assert [str(p) for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
 def test_late_key_mounts_are_seen() -> None:
     text = (UNITS / "bascule.service").read_text()
     assert re.search(r"^MountFlags=slave$", text, re.M)
