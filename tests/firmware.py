@@ -100,11 +100,16 @@ def _last(disk: Disk, ss: int) -> int:
 # ── three readers ────────────────────────────────────────────────────────────────────────────
 
 
-def linux(disk: Disk, sector_size: int = 512) -> _Copy | None:
-    """The table that Linux uses without `gpt` on its command line (block/partitions/efi.c).
+def linux(disk: Disk, sector_size: int = 512, *, gpt_word: bool = False) -> _Copy | None:
+    """The table that Linux uses (block/partitions/efi.c).
 
-    Protective MBR, then the primary copy; the backup is not looked for.
+    Protective MBR, then the primary copy. Only with the word `gpt` on the kernel command line
+    (`gpt_word`) the MBR is not asked and the backup is looked for.
     """
+    if gpt_word:
+        last = _last(disk, sector_size)
+        copies = (_copy_at(disk, lba, sector_size) for lba in (1, last))
+        return next((c for c in copies if c and c.size == 128 and c.array_ok), None)
     if disk[510:512] != b"\x55\xaa" or 0xEE not in (disk[450 + 16 * i] for i in range(4)):
         return None
     copy = _copy_at(disk, 1, sector_size)

@@ -559,6 +559,7 @@ def test_where_one_block_is_not_enough_grub_always_boots(
         table = firmware.grub(bytes(state), sector_size)
         assert table is not None
         assert firmware.pick(table) in numbers
+        assert firmware.linux(bytes(state), sector_size, gpt_word=True) is not None
         # GRUB spends the try and by that writes both copies: Linux then finds a table.
         if firmware.pick(table) == second:
             assert firmware.spend(state, table, second, sector_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from bascule.engine.booted import Kernel
 from bascule.engine.device import Region
 from bascule.engine.table import DiskTable
-from bascule.errors import BasculeError, SettingsError, SlotsNotFound, TableError
+from bascule.errors import BasculeError, NotPermitted, SettingsError, SlotsNotFound, TableError
 from bascule.formats.gpt import Entry, PartitionTable
 from bascule.formats.slots import Slot
 
@@ -201,7 +201,7 @@ def _running_disk(type_guid: str, kernel: Kernel) -> Path:
 def _has_slots(disk: Path, type_guid: str) -> bool:
     try:
         choose_slots(DiskTable(disk).examine().sound, type_guid)
-    except SettingsError:
+    except (SettingsError, NotPermitted):
         raise
     except BasculeError:
         return False
