@@ -472,7 +472,7 @@ class MockServer(Server):
     def __init__(
         self, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
     ) -> None:
-        self._memory = _Memory(State(rules=Rules(appid="", deltas="always")))
+        self._memory = _Memory(State(rules=Rules(appid="")))
         super().__init__(self._memory, host=host, port=port, tls=tls)
         self._error = ""
 

@@ -115,6 +115,7 @@ async def test_delta_only_where_it_starts(
     delta.write_bytes(b"delta")
     omaha.offer("2.0.0", payload)
     omaha.offer("2.0.0", delta, origin="1.0.0")
+    omaha.rules(deltas="always")
     for version, name in (("1.0.0", "delta.bin"), ("0.9.0", "release-2.bin")):
         root = await ask(http, omaha, check(version=version))
         assert found(root, ".//package").get("name") == name
