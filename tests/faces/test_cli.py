@@ -440,3 +440,29 @@ async def test_updatectl_loads_no_event_loop(served: Any, words: list[str]) -> N
     assert "bascule.faces.cli" in loaded
     assert not loaded & {"asyncio", "dbus_fast", "structlog", "subprocess", "logging", "ssl"}
     assert not {name for name in loaded if name.startswith(("bascule.engine", "bascule.updater"))}
+
+
+def test_the_password_agent_is_waited_for_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for polkit's pkttyagent, which closes the descriptor once it is registered."""
+    from bascule.faces.cli.session import Session, _password_agent
+
+    log = tmp_path / "log"
+    script = tmp_path / "pkttyagent"
+    script.write_text(
+        "#!/bin/bash\n"
+        f'echo "$@" > {log}; sleep 0.2; echo registered >> {log}; eval "exec $2>&-"; exec sleep 60\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    agent = _password_agent()
+    assert "registered" in log.read_text(), "a question before that would go nowhere"
+    assert f"--process {os.getpid()}" in log.read_text()
+    session = Session(as_json=False, bus="")
+    session._agent = agent
+    session.close()
+    assert agent.returncode is not None
+    script.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _password_agent() is None

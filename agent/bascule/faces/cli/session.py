@@ -158,6 +158,8 @@ def _password_agent() -> Any:
         agent = subprocess.Popen(
             ["pkttyagent", "--notify-fd", str(write), "--fallback", "--process", str(os.getpid())],
             pass_fds=[write],
+            # It asks on the terminal itself; where there is no polkit, its complaint is no help.
+            stderr=subprocess.DEVNULL,
         )
     except OSError:
         agent = None

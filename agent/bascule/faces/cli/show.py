@@ -114,9 +114,10 @@ def _status_lines(session: Session, document: Mapping[str, Any]) -> list[str]:
     def fact(label: str, text: str) -> None:
         lines.append(f"  {paint.faint(label.ljust(11))} {printable(text)}")
 
-    since = f", since {ago(document['since'], now)}" if document["since"] > 0 else ""
-    if since.endswith(" ago"):
-        since = f", for {since[len(', since ') : -len(' ago')]}"
+    age = now - document["since"]
+    since = f", for {duration(age)}" if document["since"] > 0 and 1 <= age < 120 else ""
+    if document["since"] > 0 and age >= 120:
+        since = f", for {ago(document['since'], now).removesuffix(' ago')}"
     fact("State", STATES.get(state, state) + since)
     if document["bytes_total"] > 0 and document["phase"] in ("source", "download", "verify"):
         done, total = document["bytes_done"], document["bytes_total"]
