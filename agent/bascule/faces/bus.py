@@ -2,17 +2,16 @@
 
 Reading is open to everybody; each steering method asks polkit (`faces.authority`). Errors are
 named ``org.bascule.Update1.Error.*`` and carry their remedy (`faces.bus_values.RefusedCall`).
-The texts in `_DOCS` and in `bus_shown` are the interface's documentation: they are served with
+The texts in `bus_docs` and in `bus_shown` are the interface's documentation: they are served with
 its introspection data.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, cast
 
@@ -22,13 +21,14 @@ from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
 
 from bascule.errors import BasculeError
 from bascule.faces.authority import Authority
+from bascule.faces.bus_changes import Changes
 from bascule.faces.bus_connection import BusConnection, current_call
+from bascule.faces.bus_docs import documented
 from bascule.faces.bus_shown import (
     JOB_SHOWN,
     NO_JOB,
     SHOWN,
     JobView,
-    Shown,
     View,
     properties_of,
 )
@@ -59,142 +59,6 @@ ACTION_OF_VERB = {
     "quarantine-clear": "override",
 }
 
-_DOC = "org.gtk.GDBus.DocString"
-_DOCS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "Check": (
-        "Ask the update server now and install nothing. polkit: org.bascule.Update1.check.",
-        (),
-        ("job",),
-    ),
-    "Update": (
-        "Ask the update server and install what it offers. Options: version (s), file (s), "
-        "now (b), no_reboot (b), allow_downgrade (b). polkit: org.bascule.Update1.update; with "
-        "now or allow_downgrade org.bascule.Update1.override.",
-        ("options",),
-        ("job",),
-    ),
-    "Cancel": (
-        "Stop what runs, or undo what is staged; answers with one sentence. "
-        "polkit: org.bascule.Update1.cancel.",
-        (),
-        ("sentence",),
-    ),
-    "Rollback": (
-        "Prefer the other slot for the next boot. Options: once (b). "
-        "polkit: org.bascule.Update1.rollback.",
-        ("options",),
-        ("sentence",),
-    ),
-    "Reboot": (
-        "Reboot into what is staged, as policy allows. polkit: org.bascule.Update1.reboot.",
-        (),
-        ("sentence",),
-    ),
-    "Reset": (
-        "Forget a finished update: the staged slot is not booted. "
-        "polkit: org.bascule.Update1.cancel.",
-        (),
-        ("sentence",),
-    ),
-    "Act": (
-        "A further verb: hold, pin, quarantine-clear, doctor-repair and others. "
-        "polkit: org.bascule.Update1.configure, or what the verb needs.",
-        ("verb", "options"),
-        ("sentence",),
-    ),
-    "Document": (
-        "A document to read (history, explain, quarantine, plan, list, config, doctor), as JSON "
-        "text whose schema member is 1. Open to everybody.",
-        ("name", "options"),
-        ("json",),
-    ),
-    "Refusal": (
-        "The last error that this caller got from here, as JSON: id, number, message, detail, "
-        "remedy, exit, context; an empty object if there was none. Open to everybody.",
-        (),
-        ("json",),
-    ),
-    "Finished": (
-        "The job has ended: result is done, no-update or failed; error_id and message are "
-        "empty unless it failed.",
-        (),
-        ("result", "error_id", "message"),
-    ),
-}
-
-
-def _document(interface: intr.Interface, shown: tuple[Shown, ...]) -> intr.Interface:
-    """Give the members of an introspected interface their argument names and texts."""
-    texts = {entry.name: entry.doc for entry in shown}
-    for prop in interface.properties:
-        prop.annotations[_DOC] = texts[prop.name]
-    for method in interface.methods:
-        text, in_names, out_names = _DOCS[method.name]
-        method.annotations[_DOC] = text
-        for arg, name in zip(
-            [*method.in_args, *method.out_args], [*in_names, *out_names], strict=True
-        ):
-            arg.name = name
-    for signal in interface.signals:
-        text, _, names = _DOCS[signal.name]
-        signal.annotations[_DOC] = text
-        for arg, name in zip(signal.args, names, strict=True):
-            arg.name, arg.direction = name, None
-    return interface
-
-
-class _Changes:
-    """PropertiesChanged for one interface: what differs from what was last sent, gathered."""
-
-    def __init__(
-        self, interface: ServiceInterface, shown: tuple[Shown, ...], interval: float
-    ) -> None:
-        self._interface = interface
-        self._shown = shown
-        self._interval = interval
-        self._sent: Any = None
-        self._view: Any = None
-        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._prompt = False
-
-    def start(self, view: Any) -> None:
-        """`view` is what everybody can read already; nothing is sent."""
-        self._sent = self._view = view
-
-    def show(self, view: Any) -> None:
-        """Send what `view` changes: at once, or within the interval if only bytes moved."""
-        self._view = view
-        loop = asyncio.get_running_loop()
-        prompt = any(
-            entry.read(view) != entry.read(self._sent) for entry in self._shown if not entry.fluid
-        )
-        if self._timer is not None:
-            if not prompt or self._prompt:
-                return
-            self._timer.cancel()
-        self._prompt = prompt
-        self._timer = (
-            loop.call_soon(self.flush) if prompt else loop.call_later(self._interval, self.flush)
-        )
-
-    def flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        changed = {
-            entry.name: value
-            for entry in self._shown
-            if (value := entry.read(self._view)) != entry.read(self._sent)
-        }
-        self._sent = self._view
-        if changed:
-            self._interface.emit_properties_changed(changed)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
 
 @properties_of(JOB_SHOWN)
 class _JobObject(ServiceInterface):
@@ -203,11 +67,11 @@ class _JobObject(ServiceInterface):
     def __init__(self, view: JobView, interval: float) -> None:
         super().__init__(JOB_INTERFACE)
         self.view = view
-        self.changes = _Changes(self, JOB_SHOWN, interval)
+        self.changes = Changes(self, JOB_SHOWN, interval)
         self.changes.start(view)
 
     def introspect(self) -> intr.Interface:
-        return _document(super().introspect(), JOB_SHOWN)
+        return documented(super().introspect(), JOB_SHOWN)
 
     def show(self, view: JobView) -> None:
         self.view = view
@@ -229,7 +93,7 @@ class _Update1(ServiceInterface):
         self._face = face
 
     def introspect(self) -> intr.Interface:
-        return _document(super().introspect(), SHOWN)
+        return documented(super().introspect(), SHOWN)
 
     @property
     def view(self) -> View:
@@ -316,7 +180,7 @@ class BusFace:
         self._refusals: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._interface = _Update1(self)
         self._job = NO_JOB
-        self._changes = _Changes(self._interface, SHOWN, progress_interval)
+        self._changes = Changes(self._interface, SHOWN, progress_interval)
         self._changes.start(self.view)
         connection.export(PATH, self._interface)
         self._unsubscribe: list[Callable[[], None]] = [
