@@ -57,24 +57,20 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
 
 
 def _read_blocks(path: Path, blocks: Sequence[int]) -> bytes:
-    """The blocks in the order given; the file's last block is filled with zeros."""
+    """The blocks in the order given; the file's last block may be short."""
     pieces = []
     with path.open("rb") as file:
         for extent in extents_of(blocks):
             file.seek(extent.start * BLOCK)
-            pieces.append(file.read(extent.blocks * BLOCK).ljust(extent.blocks * BLOCK, b"\0"))
+            pieces.append(file.read(extent.blocks * BLOCK))
     return b"".join(pieces)
 
 
-def _digests(view: mmap.mmap | bytes, *, whole_only: bool) -> list[bytes]:
-    """A short digest per block, empty for a block of zeros."""
+def _digests(view: mmap.mmap | bytes) -> list[bytes]:
+    """A short digest per whole block, empty for a block of zeros."""
     digests = []
-    for at in range(0, len(view), BLOCK):
+    for at in range(0, len(view) - BLOCK + 1, BLOCK):
         block = view[at : at + BLOCK]
-        if len(block) < BLOCK:
-            if whole_only:
-                break
-            block = block.ljust(BLOCK, b"\0")
         digests.append(b"" if block == _ZERO else hashlib.blake2b(block, digest_size=16).digest())
     return digests
 
@@ -92,9 +88,10 @@ class _Sorted:
 
 def _sort(old: Path, new: Path) -> _Sorted:
     with _mapped(old) as view:
-        before = _digests(view, whole_only=True)
+        before = _digests(view)
     with _mapped(new) as view:
-        after = _digests(view, whole_only=False)
+        after = _digests(view)
+        short = bool(len(view) % BLOCK)
     first: dict[bytes, int] = {}
     for block, digest in enumerate(before):
         first.setdefault(digest, block)
@@ -116,6 +113,9 @@ def _sort(old: Path, new: Path) -> _Sorted:
         else:
             result.changed.append(block)
             following = -1
+    if short:
+        # The end of a file that is no whole number of blocks can be neither copied nor zeroed.
+        result.changed.append(len(after))
     return result
 
 
@@ -185,7 +185,8 @@ def _changed(
         if patch is None or len(blob) <= len(patch[1]):
             return Planned(kind, blob, (), target, None)
     kind = "BSDIFF" if bsdf2 is None else "BROTLI_BSDIFF" if patch[0] else "SOURCE_BSDIFF"
-    return Planned(kind, patch[1], extents_of(source), target, hashlib.sha256(base).digest())
+    digest = hashlib.sha256(base).digest()
+    return Planned(kind, patch[1], extents_of(source), target, digest, len(data))
 
 
 def _copy(old: Path, kind: str, pairs: Sequence[tuple[int, int]]) -> Planned:

@@ -51,13 +51,18 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One operation to be written: its kind, its bytes, what it reads and what it makes."""
+    """One operation to be written: its kind, its bytes, what it reads and what it makes.
+
+    ``made`` is how many bytes come out: less than the target's blocks where the image ends within
+    its last block.
+    """
 
     kind: str
     blob: bytes
     source: tuple[Extent, ...]
     target: tuple[Extent, ...]
     source_sha256: bytes | None
+    made: int = 0
 
 
 def extents_of(blocks: Iterable[int]) -> tuple[Extent, ...]:

@@ -71,15 +71,13 @@ def _info(path: Path) -> Info:
 
 
 def _full(
-    path: Path, size: int, chunk: int, codecs: Sequence[str], pad: bool
+    path: Path, size: int, chunk: int, codecs: Sequence[str]
 ) -> Iterator[Callable[[], Planned]]:
     def one(offset: int) -> Planned:
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(min(chunk, size - offset))
         blocks = -(-len(data) // BLOCK)
-        if pad:
-            data = data.ljust(blocks * BLOCK, b"\0")
         kind, blob = smallest(data, codecs)
         return Planned(kind, blob, (), (Extent(offset // BLOCK, blocks),), None)
 
@@ -123,7 +121,7 @@ def _put_operations(
             entry.src_sha256_hash = planned.source_sha256
         if planned.kind == "BSDIFF":
             entry.src_length = sum(extent.blocks for extent in planned.source) * BLOCK
-            entry.dst_length = sum(extent.blocks for extent in planned.target) * BLOCK
+            entry.dst_length = planned.made
 
 
 def _put_info(entry: Any, info: Info) -> None:
@@ -147,7 +145,7 @@ def _jobs(
 ) -> Iterable[Callable[[], Planned]]:
     size = infos[1].size
     if image.old is None:
-        return _full(image.new, size, CHUNK[major], codecs, pad=major == 2)
+        return _full(image.new, size, CHUNK[major], codecs)
     if major == 1:
         return plan_in_place(image.old, image.new, codecs)
     return plan_source(image.old, image.new, codecs, bsdf2=bsdf2)
