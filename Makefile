@@ -40,6 +40,7 @@ bench: setup
 
 docs: setup
 	@$(VENV)/python -m bascule.docs
+	@$(VENV)/python -m bascule.faces.docs
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis
