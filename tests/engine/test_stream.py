@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bascule.engine import digest
+from bascule.engine import digest, openpgp
 from bascule.engine.checkpoint import MAX_RESUMES
 from bascule.engine.device import Region
+from bascule.engine.openpgp import SignedDigests
 from bascule.engine.stream import Announced, Progress
 from bascule.errors import (
     BasculeError,
@@ -296,6 +297,59 @@ async def test_required_proofs_are_required(tmp_path: Path) -> None:
         await place.install(data, built_keys(), require=frozenset({"rsa", "openpgp"}))
     any_of = frozenset({"rsa", "openpgp", "signed-metadata"})
     assert (await place.install(data, built_keys(), require=any_of, any_of=True)).signed
+
+
+def digests(data: bytes, *kinds: str) -> SignedDigests:
+    found = {kind: hashlib.new(kind, data).digest() for kind in kinds}
+    return SignedDigests("update.gz", found, frozenset({"AA"}), maker=openpgp._MAKER)
+
+
+@pytest.mark.parametrize("kinds", [("sha256",), ("sha512",), ("sha256", "sha512")])
+@pytest.mark.parametrize("major", [1, 2])
+async def test_a_signed_digest_list_proves_a_payload(
+    kinds: tuple[str, ...], major: int, tmp_path: Path
+) -> None:
+    draft = draft_v1(kernel=False) if major == 1 else draft_v2()
+    draft.signatures = b""
+    draft.metadata_signers = ()
+    data = draft.build()
+    name = "usr" if major == 1 else "system"
+    place = SlotFiles(tmp_path, old={}, new={name: IMAGE})
+    only = frozenset({"openpgp"})
+    for listed, error in (
+        (None, OpenPgpError),
+        (digests(data + b"x", *kinds), OpenPgpError),
+        (digests(b"", *kinds), OpenPgpError),
+    ):
+        with pytest.raises(error):
+            await place.install(data, (), require=only, listed=listed)
+    # An unsigned payload without a key on the host: the list is the proof.
+    done = await place.install(data, (), require=only, listed=digests(data, *kinds))
+    assert done.signed.proofs == only
+    await place.verify(done)
+    with pytest.raises((SignatureMissing, NoKeys)):
+        await place.install(
+            data, built_keys(), require=only | {"rsa"}, listed=digests(data, *kinds)
+        )
+
+
+async def test_a_list_in_sha512_alone_is_resumed_too(tmp_path: Path) -> None:
+    data = draft_v1(kernel=False).build()
+    place = SlotFiles(tmp_path, old={}, new={"usr": IMAGE})
+    both = frozenset({"rsa", "openpgp"})
+    listed = digests(data, "sha512")
+    told = announced(data)
+    with pytest.raises(TransferError):
+        await place.install(
+            Bytes(data, cut=len(data) - 400, error=TransferError("gone")),
+            built_keys(),
+            announced=told,
+            require=both,
+            listed=listed,
+        )
+    done = await place.install(data, built_keys(), announced=told, require=both, listed=listed)
+    assert done.resumed
+    assert done.signed.proofs == both
 
 
 async def test_unsigned_metadata_of_major_2_is_refused_where_it_is_required(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.engine.boot.files import clear_files
+from bascule.engine.claim import place
 from bascule.engine.device import Region, flush_folder
 from bascule.engine.parts import check_source, reads_source
 from bascule.engine.rehearse import rehearse
@@ -255,7 +256,7 @@ def _apply(args: argparse.Namespace, answer: dict[str, Any], progress: _Progress
         _refuse_unknown(targets, manifest, "--to")
         _refuse_unknown(sources, manifest, "--from")
         _refuse_missing(targets, manifest)
-        clear_files(targets, booted=sources.values())
+        _refuse_same(targets, sources)
         places = _Places(manifest, targets)
         try:
             places.prepare()
@@ -286,12 +287,11 @@ async def _install(
     cleared = clear_files(targets, booted=sources.values())
 
     def observe(now: Progress) -> None:
-        if now.written:
+        if now.phase == "download":
             places.begun = True
         progress.show(_PHASES[now.phase], now.bytes_done, now.bytes_total)
 
     try:
-        places.begun = True
         installed = await install(
             file,
             announced=Announced(proven.size, proven.sha256),
@@ -471,6 +471,18 @@ def _refuse_missing(targets: Mapping[str, Region], manifest: Manifest) -> None:
             f"the payload fills {', '.join(missing)} too: "
             + " ".join(f"--to {name}=PATH" for name in missing)
         )
+
+
+def _refuse_same(targets: Mapping[str, Region], sources: Mapping[str, Region]) -> None:
+    """A delta's source is read until the end, so it cannot be written."""
+    for name, target in targets.items():
+        for old, source in sources.items():
+            if (
+                target.path.exists()
+                and source.path.exists()
+                and place(target).touches(place(source))
+            ):
+                raise UsageError(f"--to {name}={target.path} is what --from {old}= reads")
 
 
 class _Progress:
