@@ -175,6 +175,8 @@ def _changed(
 ) -> Planned:
     """The smaller of a patch and a packed copy; ``bsdf2`` None asks for major 1's BSDIFF."""
     data = _read_blocks(new, group)
+    if bsdf2 is not None:
+        data = data.ljust(len(group) * BLOCK, b"\0")
     target = extents_of(group)
     patch = None
     if source:

@@ -71,13 +71,18 @@ def _info(path: Path) -> Info:
 
 
 def _full(
-    path: Path, size: int, chunk: int, codecs: Sequence[str]
+    path: Path, size: int, major: int, codecs: Sequence[str]
 ) -> Iterator[Callable[[], Planned]]:
+    chunk = CHUNK[major]
+
     def one(offset: int) -> Planned:
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(min(chunk, size - offset))
         blocks = -(-len(data) // BLOCK)
+        if major == 2:
+            # Operations of major 2 make whole blocks; the size says where the image ends.
+            data = data.ljust(blocks * BLOCK, b"\0")
         kind, blob = smallest(data, codecs)
         return Planned(kind, blob, (), (Extent(offset // BLOCK, blocks),), None)
 
@@ -145,7 +150,7 @@ def _jobs(
 ) -> Iterable[Callable[[], Planned]]:
     size = infos[1].size
     if image.old is None:
-        return _full(image.new, size, CHUNK[major], codecs)
+        return _full(image.new, size, major, codecs)
     if major == 1:
         return plan_in_place(image.old, image.new, codecs)
     return plan_source(image.old, image.new, codecs, bsdf2=bsdf2)

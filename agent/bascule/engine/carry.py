@@ -250,7 +250,7 @@ class Writer:
         """No more bytes: the last one's block is filled with zeros."""
         rest, self._rest = self._rest, b""
         if rest:
-            self._lay(memoryview(rest.ljust(self._ground.block, b"\0")), data=len(rest))
+            self._lay(memoryview(rest.ljust(self._ground.block, b"\0")))
 
     def restore(self, bare: frozenset[int]) -> None:
         """Blocks of the extents that got no bytes keep what the booted slot has there.
@@ -269,8 +269,7 @@ class Writer:
             self._number += 1
             self._inside = 0
 
-    def _lay(self, view: memoryview, data: int | None = None) -> None:
-        """Args: data: how many of the bytes are not padding, if not all are."""
+    def _lay(self, view: memoryview) -> None:
         block = self._ground.block
         while view:
             if self._number >= len(self._extents):
@@ -282,7 +281,8 @@ class Writer:
             if not extent.hole:
                 offset = (extent.start + self._inside) * block
                 over = offset + length - self._ground.target.size
-                if 0 < over < block and data is not None and over <= len(view) - data:
+                # Zeros that fill the last block of a file are padding, whoever added them.
+                if 0 < over < block and len(view) == length and not any(view[-over:]):
                     view, length = view[:-over], length - over
                 elif over > 0:
                     raise OperationFailed(
