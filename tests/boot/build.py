@@ -185,7 +185,6 @@ units = ["myapp.service"]
 timeout = "60s"
 retries = 2
 interval = "2s"
-deadline = "5m"
 """
 
 
@@ -313,6 +312,8 @@ def _configure(tree: Path, keys: Path, boot: str) -> None:
         with (tree / "etc/fstab").open("a") as file:
             file.write("/dev/nvme0n1p1 /efi vfat umask=0077 0 0\n")
     put("etc/bascule/bascule.toml", settings)
+    # In the lower layer, where a release may bring its own.
+    put("usr/lib/bascule/bascule.toml", '[health]\ndeadline = "5m"\n')
     # What differs from run to run is on the state partition, so that the images do not.
     link = tree / "etc/bascule/bascule.toml.d/90-server.toml"
     link.symlink_to("/var/lib/boot-test/server.toml")
@@ -407,11 +408,14 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
 
 
-def entry(slot: str, root: str = "") -> str:
-    """A boot loader entry."""
+GPT_ENTRY = "loader/entries/bascule.conf"
+
+
+def entry(slot: str, root: str = "", more: str = "") -> str:
+    """A boot loader entry: of one slot, or the GPT machine's only one where `slot` is empty."""
     if not slot:
         root = "root=/dev/bascule/slot rootfstype=ext4 fsck.mode=skip"
-        return f"title Bascule\nlinux /vmlinuz\ninitrd /initrd.img\noptions {root} {KERNEL_WORDS}\n"
+        return f"title Bascule\nlinux /vmlinuz\ninitrd /initrd.img\noptions {root} {KERNEL_WORDS} {more}\n"
     return (
         f"title Slot {slot}\nsort-key bascule-{slot.lower()}\nlinux /slot-{slot.lower()}/vmlinuz\n"
         f"options root=PARTUUID={root} {KERNEL_WORDS}\n"
@@ -473,7 +477,7 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
         copies += [
             (kernel, "vmlinuz"),
             (initrd(), "initrd.img"),
-            (entry(""), "loader/entries/bascule.conf"),
+            (entry(""), GPT_ENTRY),
         ]
     else:
         run(["mmd", "-i", esp, "::slot-a", "::slot-b"])
@@ -492,6 +496,14 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
     scratch.unlink(missing_ok=True)
     run(["dd", f"if={esp}", f"of={target}", "bs=1M", f"seek={START['esp']}", "conv=notrunc,sparse"])
     esp.unlink()
+
+
+def put_on_esp(target: Path, path: str, text: str) -> None:
+    """Replace a file on the EFI system partition of a machine that is off."""
+    scratch = target.with_suffix(".file")
+    scratch.write_text(text)
+    run(["mcopy", "-o", "-i", f"{target}@@{START['esp']}M", scratch, f"::{path}"])
+    scratch.unlink()
 
 
 def attributes(target: Path) -> dict[str, tuple[int, int, int]]:

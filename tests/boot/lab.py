@@ -24,6 +24,26 @@ RELEASES: dict[str, tuple[str, Changes]] = {
     # PID 1 that ends is a panic of the kernel, before anything of ours has run.
     "panics": ("4.0.0", {INIT: ("#!/bin/sh\nexit 1\n", 0o755)}),
     "hangs": ("5.0.0", {INIT: ("#!/bin/sh\nwhile :; do read x; done <>/dev/zero\n", 0o755)}),
+    # A mount that must be there and is not: systemd ends in its emergency mode.
+    "emergency": (
+        "7.0.0",
+        {
+            "etc/systemd/system/mnt.mount": (
+                "[Unit]\nBefore=local-fs.target\nDefaultDependencies=no\n[Mount]\nWhat=/dev/missing\n"
+                "Where=/mnt\nTimeoutSec=5\n",
+                0o644,
+            ),
+            "etc/systemd/system/local-fs.target.d/mnt.conf": (
+                "[Unit]\nRequires=mnt.mount\n",
+                0o644,
+            ),
+            "etc/systemd/system/dev-missing.device.d/short.conf": (
+                "[Unit]\nJobTimeoutSec=5\n",
+                0o644,
+            ),
+            "usr/lib/bascule/bascule.toml": ('[health]\ndeadline = "100s"\n', 0o644),
+        },
+    ),
     "greenboot": (
         "6.0.0",
         {
