@@ -252,7 +252,11 @@ class Updater:
             kind = Verdict.__members__.get(str(told.get("verdict")), Verdict.NOTHING_PENDING)
             at = told.get("at")
             when = time.strftime("%H:%M", time.localtime(at)) if isinstance(at, int) else ""
-            fields.update(verdict=kind.name, sentence=sentence(kind, told, when))
+            fields.update(
+                verdict=kind.name,
+                sentence=sentence(kind, told, when),
+                extra={**self._status.extra, "verdict_attempt": str(told.get("attempt") or "")},
+            )
         else:
             fields.update(
                 verdict=Verdict.NOTHING_PENDING.name,
