@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import random
 import signal
 import time
@@ -17,6 +16,7 @@ import structlog
 from bascule.assembly import DISABLED, LOG_STYLES, Assembly
 from bascule.child import ChildErrand
 from bascule.conductor import Conductor
+from bascule.documents import Documents
 from bascule.engine.boot import BootBackend
 from bascule.engine.markers import remove_markers
 from bascule.errors import BasculeError, SettingsError, Stopped
@@ -75,7 +75,7 @@ class Daemon:
         self.settings = load(root, self._extra)
         self.assembly = Assembly(self.settings)
         self._notifier = Notifier()
-        self._settings_error: SettingsError | None = None
+        self.settings_error: SettingsError | None = None
         self._untold: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._interval = self.settings.check.interval
         self.updater = Updater(
@@ -89,13 +89,12 @@ class Daemon:
         self.updater.on_withdrawn = self._on_withdrawn  # type: ignore[method-assign]
         self.conductor = Conductor(self, self.updater)
         self._connection: BusConnection | None = None
-        self.updater.documents["config"] = self._config_document
-        self.updater.documents["history"] = self._history_document
+        self.documents = Documents(self)
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────
 
     def _orders(self) -> Orders:
-        self._reread()
+        self.reread()
         settings, host = self.settings, self.assembly.host
         enabled, why = True, ""
         if settings.server.url == DISABLED:
@@ -110,16 +109,16 @@ class Daemon:
             stale_after=settings.policy.stale_after,
         )
 
-    def _reread(self) -> None:
+    def reread(self) -> None:
         """Settings are read anew at each check, as the original does; changes are never silent."""
         try:
             fresh = load(self._root, self._extra)
         except SettingsError as error:
-            if str(error) != str(self._settings_error):
+            if str(error) != str(self.settings_error):
                 _log.error("The settings are wrong; the last good ones stay in force", error=error)
-            self._settings_error = error
+            self.settings_error = error
             return
-        self._settings_error = None
+        self.settings_error = None
         for change in differences(self.settings, fresh):
             _log.info("A setting has changed", change=change)
         if fresh != self.settings:
@@ -133,22 +132,6 @@ class Daemon:
 
     def _boot(self) -> BootBackend:
         return self.assembly.boot()
-
-    async def _config_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        from bascule.settings import SECRETS
-
-        error = self._settings_error
-        return {
-            "settings": [
-                {
-                    "name": name,
-                    "value": "(secret)" if name in SECRETS and value else value,
-                    "origin": origin,
-                }
-                for name, value, origin in self.settings.items()
-            ],
-            "error": error.as_dict() if error else None,
-        }
 
     # ── history ──────────────────────────────────────────────────────────────────────────────
 
@@ -168,14 +151,6 @@ class Daemon:
     async def _finish_history(self) -> None:
         while not self._untold.empty():
             await self._write_one(*self._untold.get_nowait())
-
-    async def _history_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        history = self.assembly.history()
-        if options.get("verify"):
-            found = await asyncio.to_thread(history.verify)
-            return {"verify": dataclasses.asdict(found), "whole": found.flaw is None}
-        limit = int(options.get("limit") or 50)
-        return {"history": await asyncio.to_thread(history.read, max(1, min(limit, 10_000)))}
 
     # ── errands ──────────────────────────────────────────────────────────────────────────────
 
