@@ -8,13 +8,17 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from build import FIRMWARE, CannotBuild
 
 SLOW = 5
-"""All limits are this many times what a quiet machine needs."""
+"""All limits are this many times what a quiet machine needs under TCG."""
+
+KVM = Path("/dev/kvm")
 
 _ANSWER = re.compile(rb"@(ready|-?\d+):([^@]*)@")
 
@@ -23,17 +27,70 @@ class GuestFailed(Exception):
     """The guest did not do what it should."""
 
 
-class Machine:
-    """A disk image and what runs from it. Every boot is a QEMU of its own: a reset ends it."""
+def accelerators(wanted: str) -> list[str]:
+    """QEMU's words for ``auto``, ``kvm`` or ``tcg``. Raises CannotBuild where KVM is no help."""
+    # Without arch-capabilities: a hypervisor inside another may not set that register (MSR 0x10a).
+    kvm = ["-accel", "kvm", "-cpu", "host,arch-capabilities=off"]
+    if wanted != "tcg" and KVM.exists() and _starts(kvm):
+        return kvm
+    if wanted == "kvm":
+        raise CannotBuild(f"no machine with our firmware starts with {KVM} here")
+    return ["-accel", "tcg", "-cpu", "qemu64"]
 
-    def __init__(self, disk: Path, folder: Path) -> None:
+
+def _starts(accelerator: Sequence[str]) -> bool:
+    """Whether the firmware comes to the point where it looks for something to boot.
+
+    The node alone promises nothing, nor that the kernel makes machines: nested in a software
+    hypervisor, KVM was seen to give up in the firmware's first instructions.
+    """
+    code, _ = firmware()
+    process = subprocess.Popen(
+        [
+            *("qemu-system-x86_64", "-machine", "pc", *accelerator, "-m", "256", "-nodefaults"),
+            *("-display", "none", "-no-reboot", "-net", "none", "-serial", "stdio"),
+            *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    bell = threading.Timer(60, process.kill)
+    bell.start()
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            if b"BdsDxe" in line or b"KVM internal error" in line:
+                return b"BdsDxe" in line
+        return False
+    finally:
+        bell.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def firmware() -> tuple[Path, Path]:
+    """The firmware's code, and its variables as they are at first."""
+    return next((c, v) for c, v in FIRMWARE if c.exists())
+
+
+class Machine:
+    """A disk image and what runs from it. Every boot is a QEMU of its own: a reset ends it.
+
+    Args:
+        accelerator: from `accelerators`.
+    """
+
+    def __init__(self, disk: Path, folder: Path, accelerator: Sequence[str]) -> None:
         self.disk = disk
+        self._accelerator = tuple(accelerator)
         self.folder = folder
         self.boots = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._shell: socket.socket | None = None
         self._heard = b""
-        code, variables = next((c, v) for c, v in FIRMWARE if c.exists())
+        code, variables = firmware()
         self._code = code
         self._variables = folder / "firmware.fd"
         shutil.copy(variables, self._variables)
@@ -49,7 +106,7 @@ class Machine:
         path = self.folder / "shell"
         path.unlink(missing_ok=True)
         words = [
-            *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-cpu", "qemu64"),
+            *("qemu-system-x86_64", "-machine", "pc", *self._accelerator),
             *("-smp", "2", "-m", "768", "-display", "none", "-monitor", "none", "-no-reboot"),
             *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={self._code}"),
             *("-drive", f"if=pflash,format=raw,unit=1,file={self._variables}"),

@@ -1,6 +1,6 @@
 """make test-boot: real boots of a real machine through good and bad updates.
 
-Usage: python tests/boot/run.py [--only LETTERS] [--seeds N] [--keep]
+Usage: python tests/boot/run.py [--only LETTERS] [--seeds N] [--accel auto|kvm|tcg] [--keep]
 
 Every scenario starts from a disk of its own with release 1.0.0 blessed in slot A, and every boot is a
 QEMU of its own, with firmware, kernel, systemd, D-Bus and our units. Exit status 0 if all passed or
@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import re
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ import build
 import lab as publishing
 from build import CannotBuild
 from lab import RELEASES, Lab
-from machine import SLOW, GuestFailed, Machine
+from machine import SLOW, GuestFailed, Machine, accelerators
 
 
 @dataclass
@@ -99,10 +100,10 @@ def contains(what: str, text: str, *words: str) -> None:
 class Runner:
     """Runs scenarios one after the other."""
 
-    def __init__(self, folder: Path, seeds: int) -> None:
+    def __init__(self, folder: Path, accelerator: Sequence[str]) -> None:
         self.lab = Lab()
         self.folder = folder
-        self.seeds = seeds
+        self.accelerator = accelerator
         self.rows: list[Outcome] = []
 
     @contextlib.contextmanager
@@ -127,7 +128,7 @@ class Runner:
                     )
                 },
             )
-            machine = Machine(disk, folder)
+            machine = Machine(disk, folder, self.accelerator)
             try:
                 yield Host(machine, served, boot)
             finally:
@@ -322,16 +323,21 @@ def main() -> int:
     parser.add_argument(
         "--seeds", type=int, default=3, help="machines to cut off (default 3, twice each)"
     )
+    parser.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="how QEMU runs the guest"
+    )
     parser.add_argument("--keep", action="store_true", help="keep consoles of what passed")
     options = parser.parse_args()
     began = time.monotonic()
     try:
         build.prepare_host()
-        runner = Runner(build.CACHE / "runs", options.seeds)
+        accelerator = accelerators(options.accel)
+        runner = Runner(build.CACHE / "runs", accelerator)
     except CannotBuild as error:
         print(f"test-boot: skipped: {error}")
         return 0
 
+    print(f"test-boot: QEMU with {accelerator[1].upper()}", flush=True)
     plan: list[tuple[str, str, Callable[[], str]]] = [
         ("a", "good update, two reboots", runner.good),
         ("b", "a service of the new release fails", lambda: runner.bad("sick", "myapp.service")),
@@ -354,9 +360,10 @@ def main() -> int:
         if letter in options.only:
             runner.scenario(letter, what, body)
     print(table(runner.rows))
+    print(f"\nQEMU with {accelerator[1].upper()} on {os.cpu_count()} cores", end="")
     failed = [row for row in runner.rows if row.result.startswith("FAILED")]
     print(
-        f"\n{len(runner.rows) - len(failed)} of {len(runner.rows)} as promised, {time.monotonic() - began:.0f} s in all"
+        f": {len(runner.rows) - len(failed)} of {len(runner.rows)} as promised, {time.monotonic() - began:.0f} s in all"
     )
     if not failed and not options.keep:
         shutil.rmtree(runner.folder, ignore_errors=True)
