@@ -31,10 +31,6 @@ ASKED_ANYWAY = frozenset({"mode", "schedule", "server", "pin", "floor", "quarant
 """Gates that do not stop a request: whoever asks knows that it is not scheduled, and what the
 server offers now is judged in the errand, not by what it offered last."""
 
-SETTLED = frozenset(
-    {Verdict.UPDATED, Verdict.ROLLED_BACK, Verdict.WITHDRAWN, Verdict.NOTHING_PENDING}
-)
-
 
 class Conductor:
     """Gates, holds, pins and reboots for one daemon."""
@@ -52,6 +48,7 @@ class Conductor:
             coordinator=self.circumstances.coordinator,
             rebooter=lambda: daemon.assembly.rebooter(),  # noqa: PLW0108 - the assembly is replaced
             due=self._due,
+            on_trial=lambda: updater.verdict is Verdict.ON_TRIAL,
             notice=self._notice,
             tell=daemon.tell,
             show=self._show,
@@ -170,16 +167,8 @@ class Conductor:
         await self.rebooting.by_hand("asked for by the operator")
 
     async def run(self) -> None:
-        """Reboot when it is due, until cancelled."""
-        if self._updater.verdict in SETTLED:
-            await self._settle_lock()
+        """Reboot when it is due, and give the lock back when it is not, until cancelled."""
         await self.rebooting.run(self.changed)
-
-    async def _settle_lock(self) -> None:
-        try:
-            await self.rebooting.settle()
-        except SettingsError as error:
-            self._daemon.tell("settings-wrong", error=error.as_dict())
 
     # ── documents and verbs ──────────────────────────────────────────────────────────────────
 

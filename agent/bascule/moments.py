@@ -199,6 +199,7 @@ async def bless(options: argparse.Namespace, assembly: Assembly) -> dict[str, An
     if boot.verdict is Verdict.WAITING:
         return {"said": "Another slot is staged; the running one stays as it is.", "blessed": False}
     if boot.good and not boot.on_trial and boot.verdict is not Verdict.UPDATED:
+        await _let_go(assembly)
         return {"said": f"Slot {slot.name} is already good.", "blessed": False}
     intent = boot.intent
     if boot.on_trial and intent is not None:
@@ -209,7 +210,7 @@ async def bless(options: argparse.Namespace, assembly: Assembly) -> dict[str, An
             await _soak(assembly, boot, soak)
     await asyncio.to_thread(_bless, assembly, boot)
     await _record(assembly, "blessed", boot, slot=slot.name)
-    await _tell_daemon(assembly)
+    await _let_go(assembly)
     version = intent.version if intent is not None and boot.on_trial else assembly.host.version
     return {"said": f"Slot {slot.name} ({version}) is confirmed and stays.", "blessed": True}
 
@@ -266,8 +267,18 @@ def _bless(assembly: Assembly, boot: Boot) -> None:
     assembly.ledger().update(change)
 
 
-async def _tell_daemon(assembly: Assembly) -> None:
-    """The daemon looks by itself within a minute; this only spares the wait."""
+async def _let_go(assembly: Assembly) -> None:
+    """This boot is decided: the daemon gives the reboot lock back, or we do where there is none."""
+    if await _tell_daemon(assembly):
+        return
+    from bascule.reboot_lock import let_go
+
+    if trouble := await let_go(assembly):
+        print(f"bascule: the reboot lock is not released: {trouble}", file=sys.stderr)
+
+
+async def _tell_daemon(assembly: Assembly) -> bool:
+    """The daemon looks by itself within a minute; this spares the wait. Whether it has heard."""
     from bascule.faces.bus import INTERFACE, NAME, PATH
     from bascule.faces.bus_connection import BusConnection
 
@@ -276,8 +287,9 @@ async def _tell_daemon(assembly: Assembly) -> None:
         async with asyncio.timeout(5):
             await connection.connect()
             await connection.call(NAME, PATH, INTERFACE, "Act", "sa{sv}", ["settle", {}])
+        return True
     except Exception:
-        return
+        return False
     finally:
         connection.close()
 

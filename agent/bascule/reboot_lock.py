@@ -10,12 +10,19 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bascule.assembly import Assembly
 from bascule.circumstances import Circumstances
 from bascule.engine.coordination.interface import Holder, LockView
-from bascule.errors import BasculeError, NothingPending, ServerUnreachable, UsageError
+from bascule.errors import (
+    BasculeError,
+    NothingPending,
+    ServerUnreachable,
+    SettingsError,
+    UsageError,
+)
 from bascule.settings import load
 from bascule.updater.duration import words
 from bascule.updater.status import Status
@@ -55,6 +62,36 @@ def _run(options: argparse.Namespace) -> int:
     else:
         print(result["said"])
     return 0
+
+
+async def let_go(
+    assembly: Assembly, *, tries: int = 5, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> str:
+    """Give back the lock that the boot before took, where no daemon is there to do it.
+
+    A host whose daemon is masked would otherwise keep a whole fleet from rebooting. The network may
+    come up late, so a server that does not answer is asked again.
+
+    Returns:
+        "" or why the lock may still be held.
+    """
+    if assembly.settings.reboot.strategy in ("off", "reboot"):
+        return ""
+    trouble = ""
+    for attempt in range(tries):
+        if attempt:
+            await sleep(2.0**attempt)
+        try:
+            lock = _circumstances(assembly).coordinator()
+            try:
+                trouble = await lock.release()
+            finally:
+                await lock.close()
+        except SettingsError as error:
+            return str(error)
+        if not trouble:
+            return ""
+    return trouble
 
 
 def _circumstances(assembly: Assembly) -> Circumstances:

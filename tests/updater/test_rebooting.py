@@ -33,13 +33,17 @@ class Lock:
         self.log = log
         self.answer: Grant | Refused = Grant(name)
         self.trouble = ""
+        self.held = False
 
     async def acquire(self) -> Grant | Refused:
         self.log.append("acquire")
+        if isinstance(self.answer, Grant) or self.answer.unsure:
+            self.held = True
         return self.answer
 
     async def release(self) -> str:
         self.log.append("release")
+        self.held = self.held and bool(self.trouble)
         return self.trouble
 
     async def view(self) -> LockView:
@@ -61,6 +65,7 @@ class Host:
     refusal: NotRebootable | None = None
     during_notice: Callable[[], None] = lambda: None
     due: bool = True
+    trial: bool = False
 
     def __post_init__(self) -> None:
         self.lock = Lock(self.log)
@@ -72,6 +77,7 @@ class Host:
             coordinator=lock,
             rebooter=lambda: self,
             due=lambda: self.due,
+            on_trial=lambda: self.trial,
             notice=self._notice,
             tell=lambda event, **facts: self.told.append((event, facts)),
             show=self._show,
@@ -143,6 +149,7 @@ async def test_the_lock_is_given_back_when_the_window_ends() -> None:
     assert host.log == ["acquire", "notice", "release"]
     await host.rebooting.step()
     assert host.log == ["acquire", "notice", "release"]
+    assert host.events[-1] == "lock-released" and not host.lock.held
 
 
 async def test_a_lock_that_cannot_be_given_back_is_given_back_later() -> None:
@@ -168,14 +175,161 @@ async def test_who_cancels_during_the_notice_is_heard() -> None:
     assert host.log == ["acquire", "notice", "release"]
 
 
+async def rests(host: Host, until: Callable[[], bool]) -> None:
+    """Run the loop while `until` is false; its sleeps and changes cost turns of the loop only."""
+
+    async def changed() -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(host.rebooting.run(changed))
+    for _ in range(200):
+        await asyncio.sleep(0)
+        if until():
+            break
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert until()
+
+
+@pytest.mark.parametrize("due", [False, True])
+async def test_a_lock_that_a_dead_daemon_held_is_given_back(due: bool) -> None:
+    """Taken by a process that died before the reboot; the next one knows nothing of it."""
+    host = Host(due=due, now=NIGHT + 7200)
+    host.lock.held = True
+    assert host.rebooting.holds_lock is None
+    await rests(host, lambda: not host.lock.held)
+    assert host.log == ["release"]
+    assert host.rebooting.holds_lock is False
+
+
+async def test_the_trial_of_an_update_keeps_its_lock_until_it_is_blessed() -> None:
+    host = Host(due=False, trial=True)
+    host.lock.held = True
+    turns = 0
+
+    def patient() -> bool:
+        nonlocal turns
+        turns += 1
+        return turns > 50
+
+    await rests(host, patient)
+    assert host.log == [] and host.lock.held
+    host.trial = False
+    await rests(host, lambda: not host.lock.held)
+
+
+async def test_a_server_that_is_away_is_asked_to_take_the_lock_back_until_it_does() -> None:
+    host = Host(due=False)
+    host.lock.held, host.lock.trouble = True, "connection refused"
+    began = host.now
+
+    def comes_back() -> bool:
+        if host.log.count("release") == 4:
+            host.lock.trouble = ""
+        return not host.lock.held
+
+    await rests(host, comes_back)
+    assert host.log == ["release"] * 5
+    assert host.now - began == 5 + 10 + 20 + 40
+    assert host.events == ["lock-not-released"], "the same trouble is told once"
+
+
+async def test_an_answer_that_got_lost_may_have_been_a_yes() -> None:
+    host = Host()
+    host.lock.answer = Refused("fleetlock", "timed out", unsure=True)
+    await host.rebooting.step()
+    assert host.rebooting.holds_lock is None and host.lock.held
+    host.now = NIGHT + 7200
+    await host.rebooting.step()
+    assert host.log == ["acquire", "release"] and not host.lock.held
+
+    plain = Host()
+    plain.lock.answer = Refused("fleetlock", "all slots are taken")
+    await plain.rebooting.step()
+    plain.now = NIGHT + 7200
+    await plain.rebooting.step()
+    assert plain.log == ["acquire"], "who was refused holds nothing"
+
+
+async def test_a_daemon_that_stops_gives_the_lock_back() -> None:
+    host = Host()
+    waiting = asyncio.Event()
+
+    async def warn(sentence: str) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    host.rebooting._notice = warn
+    await rests(host, waiting.is_set)
+    assert host.log == ["acquire", "release"] and not host.lock.held
+
+
+async def test_a_daemon_that_stops_because_the_host_reboots_keeps_the_lock() -> None:
+    host = Host()
+    await rests(host, lambda: "reboot" in host.log)
+    assert host.lock.held
+
+
+async def test_the_window_may_end_during_the_notice() -> None:
+    host = Host()
+
+    def late() -> None:
+        host.now = NIGHT + 7200
+
+    host.during_notice = late
+    assert await host.rebooting.step() == LOOK_AGAIN
+    assert host.log == ["acquire", "notice", "release"]
+
+
+async def test_a_lock_goes_back_to_where_it_was_taken() -> None:
+    """The operator changes the strategy while the lock is held."""
+    host = Host()
+    host.refusal = NotRebootable("logind: busy")
+    old = host.lock
+    await host.rebooting.step()
+    host.lock = Lock(host.log, "etcd-lock")
+    host.refusal = None
+    await host.rebooting.step()
+    assert not old.held and host.lock.held
+    free = Host()
+    free.refusal = NotRebootable("logind: busy")
+    taken = free.lock
+    await free.rebooting.step()
+    free.lock, free.due = Lock(free.log, "off"), False
+    await rests(free, lambda: not taken.held)
+
+
 async def test_a_boot_that_is_decided_gives_the_lock_back() -> None:
     host = Host()
-    await host.rebooting.settle()
+    await host.rebooting.give_back()
     assert host.log == ["release"]
     free = Host()
     free.lock.name = "reboot"
-    await free.rebooting.settle()
-    assert free.log == []
+    await free.rebooting.give_back()
+    assert free.log == [] and free.rebooting.holds_lock is False
+
+
+async def test_a_reboot_by_hand_that_fails_does_not_keep_the_lock() -> None:
+    host = Host(due=False)
+    host.refusal = NotRebootable("logind: busy")
+    with pytest.raises(NotRebootable, match="busy"):
+        await host.rebooting.by_hand("an operator asked")
+    assert host.lock.held
+    await rests(host, lambda: not host.lock.held)
+    lost = Host(due=False)
+    lost.lock.answer = Refused("fleetlock", "timed out", unsure=True)
+    with pytest.raises(NotRebootable, match="timed out"):
+        await lost.rebooting.by_hand("an operator asked")
+    await rests(lost, lambda: not lost.lock.held)
+
+
+async def test_a_reboot_by_hand_that_is_under_way_keeps_the_lock_for_a_while() -> None:
+    host = Host(due=False)
+    await host.rebooting.by_hand("an operator asked")
+    began = host.now
+    await rests(host, lambda: not host.lock.held)
+    assert host.now - began >= PATIENCE
 
 
 async def test_by_hand_goes_past_the_window_and_not_past_an_inhibitor_or_the_lock() -> None:
@@ -185,7 +339,9 @@ async def test_by_hand_goes_past_the_window_and_not_past_an_inhibitor_or_the_loc
     blocked = Host(INHIBITED)
     with pytest.raises(NotRebootable, match="dnf"):
         await blocked.rebooting.by_hand("an operator asked")
-    assert blocked.log == ["acquire", "release"]
+    assert blocked.log == ["acquire"]
+    blocked.due = False
+    await rests(blocked, lambda: not blocked.lock.held)
     refused = Host()
     refused.lock.answer = Refused("fleetlock", "all slots are taken")
     with pytest.raises(NotRebootable, match="all slots are taken"):
@@ -247,7 +403,7 @@ async def test_one_of_two_hosts_reboots_at_a_time_and_a_dead_one_is_named(
     assert second.log == [] and second.events == ["reboot-refused"]
 
     # The first host comes back and is blessed.
-    await first_way.settle()
+    await first_way.give_back()
     await second_way.step()
     assert second.log == ["notice", "reboot"]
 
@@ -263,4 +419,4 @@ async def test_one_of_two_hosts_reboots_at_a_time_and_a_dead_one_is_named(
     assert await second_lock.evict("b" * 32) == ""
     await first_way.step()
     assert first.log == ["notice", "reboot"] * 2
-    await first_way.settle()
+    await first_way.give_back()

@@ -43,7 +43,13 @@ class Command:
             return Grant(self.name, line)
         if code == _NOT_NOW:
             return Refused(self.name, line or "The reboot command says: not now.")
-        return Refused(self.name, f"The reboot command failed ({code_words(code)}): {line or '-'}")
+        # One that was killed, or died, may have taken a lock before.
+        unsure = code is None or code < 0
+        return Refused(
+            self.name,
+            f"The reboot command failed ({code_words(code)}): {line or '-'}",
+            unsure=unsure,
+        )
 
     async def release(self) -> str:
         """0 is done."""

@@ -87,8 +87,8 @@ class EtcdLock:
         self._seen = sightings or _SIGHTINGS.setdefault(self._key, Sightings())
 
     async def acquire(self) -> Grant | Refused:
-        """Take a place. After a refusal that names trouble the place may be held all the same:
-        asking again tells, and `release` gives it back."""
+        """Take a place. After an answer that got lost the place may be held all the same: asking
+        again tells, and `release` gives it back."""
         try:
             store = await self._choose()
             for _ in range(_TRIES):
@@ -105,7 +105,7 @@ class EtcdLock:
                 ):
                     return Grant(self.name, f"{wanted.free} of {wanted.places} places are left.")
         except LockTrouble as trouble:
-            return Refused(self.name, f"The reboot lock cannot be asked: {trouble}")
+            return Refused(self.name, f"The reboot lock cannot be asked: {trouble}", unsure=True)
         return Refused(self.name, "Others take and release the reboot lock all the time.")
 
     async def release(self) -> str:

@@ -54,20 +54,22 @@ class FleetLock:
     async def acquire(self) -> Grant | Refused:
         """``pre-reboot``."""
         try:
-            refused = await self._post("/v1/pre-reboot")
+            status, refused = await self._post("/v1/pre-reboot")
         except LockTrouble as trouble:
             self._trouble = str(trouble)
-            return Refused(self.name, f"The reboot lock cannot be asked: {trouble}")
+            return Refused(self.name, f"The reboot lock cannot be asked: {trouble}", unsure=True)
         self._trouble = ""
         if refused:
-            return Refused(self.name, f"The FleetLock server refuses: {refused}")
+            # A 5xx may come after the lock was taken; 4xx is a plain no.
+            unsure = status >= 500
+            return Refused(self.name, f"The FleetLock server refuses: {refused}", unsure=unsure)
         self._held = True
         return Grant(self.name, "The FleetLock server allows it.")
 
     async def release(self) -> str:
         """``steady-state``."""
         try:
-            refused = await self._post("/v1/steady-state")
+            _, refused = await self._post("/v1/steady-state")
         except LockTrouble as trouble:
             self._trouble = str(trouble)
             return str(trouble)
@@ -85,16 +87,16 @@ class FleetLock:
         """Give back connections."""
         await self._server.close()
 
-    async def _post(self, path: str) -> str:
-        """ "" for yes; why not otherwise."""
+    async def _post(self, path: str) -> tuple[int, str]:
+        """The status, and "" for yes or why not."""
         answer = await self._server.ask("POST", path, body=self._body, headers=_HEADERS)
         if 200 <= answer.status < 300:
-            return ""
+            return answer.status, ""
         kind, value = answer.body.get("kind"), answer.body.get("value")
         if isinstance(kind, str) and isinstance(value, str):
-            return f"{clean(value)} ({clean(kind, 64)})"
+            return answer.status, f"{clean(value)} ({clean(kind, 64)})"
         if answer.status >= 500 or answer.status in (401, 403, 404, 407):
             raise LockTrouble(
                 f"the server answered {answer.status}, which no FleetLock server says"
             )
-        return f"HTTP status {answer.status}"
+        return answer.status, f"HTTP status {answer.status}"

@@ -64,12 +64,14 @@ class Refused:
         evidence: one sentence, for an operator.
         holders: who holds the lock, as far as known.
         final: asking again does not help; somebody has to do something.
+        unsure: the answer got lost, so this host may hold the lock all the same.
     """
 
     strategy: str
     evidence: str
     holders: tuple[Holder, ...] = ()
     final: bool = False
+    unsure: bool = False
 
 
 class RebootCoordinator(Protocol):
