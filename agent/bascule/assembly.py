@@ -69,8 +69,15 @@ class Assembly:
 
     def boot(self) -> BootBackend:
         """The boot backend, opened anew: what is mounted where may have changed."""
-        options = {"esp": self.settings.boot.esp} if self.settings.boot.esp else {}
-        return open_backend(self.settings.boot.backend, self.layout, options)
+        boot = self.settings.boot
+        given = {
+            "esp": boot.esp,
+            "entry_a": boot.entry_a,
+            "entry_b": boot.entry_b,
+            "efivars": boot.efivars,
+        }
+        options = {name: value for name, value in given.items() if value}
+        return open_backend(boot.backend, self.layout, options)
 
     # ── state ────────────────────────────────────────────────────────────────────────────────
 

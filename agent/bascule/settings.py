@@ -272,7 +272,22 @@ class Boot:
         "gpt: priority, tries and successful in the partition table; systemd-boot: boot counting in the entries' names.",
     )
     tries: int = _s(integer(1, 15), 1, "Boots that a new release gets to prove itself.")
-    esp: str = _s(text, "", "Mount point of the EFI system partition, for systemd-boot.")
+    esp: str = _s(
+        text,
+        "",
+        "systemd-boot: mount point of the partition that holds `loader/entries`; where empty, the first of /efi, /boot/efi and /boot that has it.",
+    )
+    entry_a: str = _s(
+        text,
+        "",
+        "systemd-boot: file name of slot A's entry, without counters; where both are empty, the two that end in `-a.conf` and `-b.conf`.",
+    )
+    entry_b: str = _s(text, "", "systemd-boot: file name of slot B's entry, without counters.")
+    efivars: str = _s(
+        text,
+        "/sys/firmware/efi/efivars",
+        "systemd-boot: directory of the firmware's variables.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
