@@ -154,18 +154,21 @@ def test_a_failing_read_ends_both_threads(tmp_path: Path, monkeypatch: pytest.Mo
 
 async def test_it_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, done = await installed(tmp_path)
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
     read = Device.read_into
 
     def slow(self: Device, offset: int, view: memoryview) -> None:
+        begun.set()
         gate.wait(10)
         read(self, offset, view)
 
     monkeypatch.setattr(Device, "read_into", slow)
     task = asyncio.create_task(place.verify(done))
-    await asyncio.sleep(0.05)
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
     task.cancel()
-    await asyncio.sleep(0.05)
+    for _ in range(20):
+        await asyncio.sleep(0)
     assert not task.done()
     gate.set()
     with pytest.raises(asyncio.CancelledError):

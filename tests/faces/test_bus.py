@@ -228,7 +228,8 @@ async def test_the_connection_comes_back_when_the_bus_restarts(
     await asyncio.sleep(0)
     bus.stop()
     served.steering.move(State.DOWNLOADING, bytes_total=10, bytes_done=1)
-    await asyncio.sleep(0.05)
+    while served.connection.connected:
+        await asyncio.sleep(0.01)
     served.steering.move(bytes_done=2)
     bus.start()
     back = asyncio.Event()

@@ -399,11 +399,11 @@ async def test_a_daemon_that_stops_meanwhile_is_told(served: Any) -> None:
     task = asyncio.create_task(run(served.address, "update"))
     while not served.steering.jobs:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
     served.connection.close()
     ran = await task
     assert ran.code == Exit.NO_DAEMON
-    assert "stopped in the meantime" in ran.err
+    # Which of the two depends on whether it was listening or asking just then.
+    assert "stopped in the meantime" in ran.err or "went away during the call" in ran.err
 
 
 async def test_a_reader_that_has_seen_enough_is_no_error(served: Any) -> None:

@@ -108,6 +108,7 @@ class Watch:
     address: str
 
     async def headers(self, work: asyncio.Task[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+        """The response once its headers are here. Raises TransferError when it stalls."""
         try:
             while True:
                 before = self.clock()
@@ -122,6 +123,7 @@ class Watch:
             raise
 
     async def read(self, readany: Callable[[], Awaitable[bytes]]) -> bytes:
+        """The next bytes of the body, b"" at its end. Raises TransferError when it stalls."""
         while True:
             before = self.clock()
             try:
