@@ -7,20 +7,26 @@ costs a third of the CPU time of dbus-fast at start.
 from __future__ import annotations
 
 import os
+import struct
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jeepney import HeaderFields, MessageFlag, MessageType
-from jeepney.io.blocking import DBusConnection, open_dbus_connection
+from jeepney.auth import AuthenticationError
+from jeepney.bus import find_system_bus, get_connectable_addresses
+from jeepney.io.blocking import DBusConnection, prep_socket
 from jeepney.low_level import Message
-from jeepney.wrappers import DBusAddress, new_method_call
+from jeepney.wrappers import DBusAddress, DBusErrorResponse, new_method_call
 
 from bascule.errors import (
+    AnswerNotUnderstood,
     BasculeError,
     DaemonNotRunning,
     DaemonTooOld,
     NotPermitted,
+    UsageError,
     catalogue,
     from_dict,
 )
@@ -34,6 +40,7 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 ADDRESS_VARIABLE = "BASCULE_BUS_ADDRESS"
 ERROR_PREFIX = "org.bascule.Update1.Error."
 
+GREETING_TIMEOUT = 10.0
 CALL_TIMEOUT = 60.0
 INTERACTIVE_TIMEOUT = 240.0
 
@@ -48,6 +55,38 @@ _WENT_AWAY = frozenset({"NoReply", "Timeout", "TimedOut", "Disconnected"})
 _UNKNOWN = frozenset({"UnknownMethod", "UnknownInterface", "UnknownObject", "UnknownProperty"})
 
 
+# What jeepney raises where bytes are not D-Bus: its own errors are ValueErrors, and it indexes.
+_GARBAGE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, struct.error)
+
+
+def _path(address: str) -> str:
+    """The socket of the first address that we can connect to, as `socket.connect` takes it."""
+    if address == "SYSTEM":
+        return str(find_system_bus())
+    try:
+        return str(next(iter(get_connectable_addresses(address))))
+    except (RuntimeError, ValueError, StopIteration) as error:
+        raise UsageError(
+            f"{address!r} is not the address of a D-Bus socket such as unix:path=/run/dbus/socket"
+        ) from error
+
+
+class _Connection(DBusConnection):  # type: ignore[misc]
+    """A connection that does not wait for the bus's greeting for ever."""
+
+    def receive(self, *, timeout: float | None = None) -> Message:
+        return super().receive(timeout=GREETING_TIMEOUT if self.unique_name is None else timeout)
+
+
+def _connect(path: str) -> DBusConnection:
+    sock = prep_socket(path, timeout=GREETING_TIMEOUT)
+    try:
+        return _Connection(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
 def unwrap(signature: str, value: Any) -> Any:
     """Plain values out of jeepney's ``(signature, value)`` variants, for v, a{sv}, av, aa{sv}."""
     if signature == "v":
@@ -60,7 +99,7 @@ def unwrap(signature: str, value: Any) -> Any:
 
 
 def options(values: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """The a{sv} of `values`; those that are None are left out."""
+    """The a{sv} of `values`; those that are None are left out. Raises UsageError for odd bytes."""
     return {key: _variant(value) for key, value in values.items() if value is not None}
 
 
@@ -73,6 +112,8 @@ def _variant(value: Any) -> tuple[str, Any]:
         case float():
             return ("d", value)
         case str():
+            if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise UsageError(f"{value!r} is not text in UTF-8, and the bus carries no other")
             return ("s", value)
         case list():
             return ("as", [str(item) for item in value])
@@ -121,6 +162,9 @@ class BusClient:
 
     Raises:
         DaemonNotRunning: the bus cannot be reached.
+        NotPermitted: it does not let this user in.
+        UsageError: `address` is not one of a unix socket.
+        AnswerNotUnderstood: what answers there is no message bus.
     """
 
     def __init__(self, address: str, name: str, *, interactive: bool = False) -> None:
@@ -130,12 +174,20 @@ class BusClient:
         self._signals: deque[Message] = deque()
         self._rules: set[str] = set()
         address = address or os.environ.get(ADDRESS_VARIABLE, "") or "SYSTEM"
+        bus = "the system bus" if address == "SYSTEM" else address
         try:
-            self._connection: DBusConnection = open_dbus_connection(address, auth_timeout=10.0)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            bus = "the system bus" if address == "SYSTEM" else address
-            reason = getattr(error, "strerror", None) or str(error)
+            self._connection = _connect(_path(address))
+        except (OSError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "it closed the connection"
             raise DaemonNotRunning(f"{bus} cannot be reached ({reason})", bus=bus) from error
+        except AuthenticationError as error:
+            if not bytes(error.data).startswith(b"REJECTED"):
+                raise AnswerNotUnderstood(f"{bus} does not speak D-Bus", bus=bus) from error
+            raise NotPermitted(f"{bus} does not let user id {os.geteuid()} in", bus=bus) from error
+        except DBusErrorResponse as error:
+            raise DaemonNotRunning(f"{bus} refuses the connection ({error})", bus=bus) from error
+        except _GARBAGE as error:
+            raise AnswerNotUnderstood(f"{bus} does not speak D-Bus ({error})", bus=bus) from error
 
     def close(self) -> None:
         self._connection.close()
@@ -168,9 +220,11 @@ class BusClient:
         return _body(self._exchange(message, limit))
 
     def properties(self, path: str, interface: str) -> dict[str, Any]:
-        """All properties of an interface."""
-        (values,) = self.call(path, PROPERTIES, "GetAll", "s", [interface])
-        return dict(values)
+        """All properties of an interface. Raises AnswerNotUnderstood."""
+        values = self.call(path, PROPERTIES, "GetAll", "s", [interface])
+        if len(values) != 1 or not isinstance(values[0], dict):
+            raise AnswerNotUnderstood(f"the properties of {interface} are {values!r:.80}")
+        return dict(values[0])
 
     def listen(self, path: str = "", *, namespace: str = "", interface: str = "") -> None:
         """Hear signals of the service at `path`, or at and below `namespace`.
@@ -201,6 +255,8 @@ class BusClient:
                     return None
                 except (OSError, EOFError) as error:
                     raise DaemonNotRunning("the bus went away") from error
+                except _GARBAGE as error:
+                    raise AnswerNotUnderstood(f"{type(error).__name__}: {error}") from error
             if message.header.message_type is not MessageType.signal:
                 continue
             signal = Signal(message)
@@ -230,10 +286,12 @@ class BusClient:
     def _exchange(self, message: Message, timeout: float) -> Message:
         """Send and wait for the answer; signals that come meanwhile are kept."""
         serial = next(self._connection.outgoing_serial)
+        # Of the whole exchange: signals that come meanwhile do not prolong it.
+        deadline = time.monotonic() + timeout
         try:
             self._connection.send(message, serial=serial)
             while True:
-                answer = self._connection.receive(timeout=timeout)
+                answer = self._connection.receive(timeout=max(0.0, deadline - time.monotonic()))
                 if answer.header.fields.get(HeaderFields.reply_serial, -1) == serial:
                     break
                 self._signals.append(answer)
@@ -241,9 +299,13 @@ class BusClient:
             raise DaemonNotRunning(f"no answer within {timeout:.0f} s") from error
         except (OSError, EOFError) as error:
             raise DaemonNotRunning("the bus went away") from error
+        except _GARBAGE as error:
+            raise AnswerNotUnderstood(f"{type(error).__name__}: {error}") from error
         if answer.header.message_type is MessageType.error:
             name = str(answer.header.fields.get(HeaderFields.error_name, ""))
             refused = _rebuild(name, _body(answer))
+            if isinstance(refused, DaemonNotRunning) and self.owner and not refused.detail:
+                refused = DaemonNotRunning("it stopped in the meantime", stopped=True)
             if name.startswith(ERROR_PREFIX) and message is not _REFUSAL:
                 refused = self._refusal(refused)
             raise refused
