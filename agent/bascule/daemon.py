@@ -201,7 +201,7 @@ class Daemon:
             await updater.idle()
         self._warn()
         record = await asyncio.to_thread(updater.ledger.read)
-        return self._next_delay(record.poll_interval)
+        return self._next_delay(record.answer)
 
     def _warn(self) -> None:
         """Staleness, for status and metrics."""
@@ -212,7 +212,7 @@ class Daemon:
             warnings.append(f"No check has succeeded for {int(age // 86400)} days.")
         self.updater.show(warnings=tuple(warnings))
 
-    def _next_delay(self, poll_interval: int) -> float:
+    def _next_delay(self, answer: Mapping[str, Any]) -> float:
         scheduled = self.conductor.next_scheduled(time.time())
         if scheduled is not None:
             return scheduled
@@ -220,7 +220,7 @@ class Daemon:
         error = self.updater.end_of_errand.get("error") or {}
         interval = policy.next_interval(
             last=self._interval,
-            poll_interval=poll_interval or None,
+            poll_interval=policy.wished_pause(error, answer),
             http_status=(error.get("context") or {}).get("status"),
             regular=check.interval,
             fuzz=check.fuzz,

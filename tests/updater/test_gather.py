@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +17,9 @@ from bascule.updater.gates import Answer, Answered, Budget, Facts, Quarantined, 
 from bascule.updater.gather import (
     answer_from_error,
     answer_from_offer,
+    answer_from_record,
     answer_from_words,
+    kept_answer,
     pin_from_record,
     with_record,
 )
@@ -80,6 +84,42 @@ def test_offers() -> None:
     assert answer_from_offer(offer) == Answer(
         Answered.OFFERED, version="5.0", payload="00" * 32, size=10
     )
+    stick = answer_from_offer(replace(offer, urls=("file:///mnt/a%20b/5.0.bin",)))
+    assert (stick.kind, stick.detail) == (Answered.LOCAL, "/mnt/a b/5.0.bin")
+    assert not answer_from_offer(replace(offer, disable_backoff=True)).backs_off
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(Answered.CURRENT),
+        Answer(Answered.OFFERED, version="5.0", payload="ab" * 32, size=10),
+        Answer(
+            Answered.LOCAL, version="5.0", payload="ab" * 32, detail="/mnt/5.0", backs_off=False
+        ),
+        Answer(Answered.REFUSED, status="error-internal"),
+        Answer(Answered.UNREACHABLE, detail="connection refused"),
+    ],
+)
+def test_the_ledger_keeps_an_answer_whole(answer: Answer) -> None:
+    kept = json.loads(json.dumps(kept_answer(answer, at=7, poll_interval=3)))
+    record = Record(answer=kept, last_answer="offers 4.0")
+    assert answer_from_record(record) == answer
+    assert (kept["at"], kept["poll_interval"]) == (7, 3)
+
+
+def test_an_older_agents_ledger_is_read_by_its_words() -> None:
+    assert answer_from_record(Record(last_answer="offers 5.0")).version == "5.0"
+    odd = Record(answer={"kind": ["x"]}, last_answer="nothing newer")
+    assert answer_from_record(odd).kind is Answered.CURRENT
+
+
+def test_an_offer_that_wants_no_back_off_is_not_held_back_by_one() -> None:
+    state = {"attempt": 2, "backoff_until": int(NOW) + 5}
+    for backs_off, until in ((True, int(NOW) + 5), (False, 0)):
+        kept = kept_answer(Answer(Answered.OFFERED, version="5.0", backs_off=backs_off), at=1)
+        record = Record(answer=kept, payload_state=state)
+        assert with_record(Facts(), record, NOW).back_off_until == until
 
 
 def test_a_damaged_pin_allows_nothing() -> None:
@@ -105,6 +145,10 @@ anything = st.one_of(
     ),
     st.dictionaries(st.sampled_from(["attempt", "backoff_until"]), anything),
     st.dictionaries(st.sampled_from(["period", "used"]), anything),
+    st.dictionaries(
+        st.sampled_from(["kind", "status", "detail", "version", "payload", "size", "backs_off"]),
+        st.one_of(anything, st.sampled_from([a.value for a in Answered])),
+    ),
 )
 def test_any_ledger_gives_facts_and_gates(
     words: str,
@@ -113,9 +157,10 @@ def test_any_ledger_gives_facts_and_gates(
     quarantine: dict[str, Any],
     state: dict[str, Any],
     budget: dict[str, Any],
+    answer: dict[str, Any],
 ) -> None:
     record = Record(
         last_answer=words, pin=pin, hold=hold, quarantine=quarantine, payload_state=state,
-        budget=budget,
+        budget=budget, answer=answer,
     )  # fmt: skip
     assert evaluate(with_record(Facts(), record, NOW, budget_limit=5), NOW)

@@ -39,6 +39,7 @@ from bascule.updater.policy import (
     http_status,
     next_check,
     next_interval,
+    wished_pause,
 )
 
 MINUTE = 60.0
@@ -101,6 +102,42 @@ def test_other_statuses_do_not(status: int | None) -> None:
 
 def test_the_servers_wish_beats_the_doubling() -> None:
     assert next_interval(last=4 * HOUR, poll_interval=3600, http_status=503).base == 3600
+
+
+def test_only_the_last_answer_has_a_wish() -> None:
+    kept = {"poll_interval": 3600}
+    assert wished_pause({}, kept) == 3600
+    assert wished_pause({}, {"poll_interval": 0}) is None
+    assert wished_pause({}, {}) is None
+    busy = ServerHttpError("503", status=503).as_dict()
+    assert wished_pause(busy, kept) is None, "an old wish must not hide that the server is busy"
+    limit = DeferredByServer("x", status="error-x", poll_interval=900).as_dict()
+    assert wished_pause(limit, kept) == 900
+    assert wished_pause(ServerRefused("x", poll_interval=None).as_dict(), kept) is None
+    # The check went well, the download did not: the answer's wish beats the doubling.
+    assert wished_pause(TransferHttpError("x", status=503).as_dict(), kept) == 3600
+
+
+def test_a_server_that_wished_and_is_busy_now_is_asked_ever_more_seldom() -> None:
+    kept = {"poll_interval": 3600}
+    bases = [next_interval(last=2700, poll_interval=wished_pause({}, kept)).base]
+    error = ServerHttpError("503", status=503)
+    for _ in range(4):
+        interval = next_interval(
+            last=bases[-1],
+            poll_interval=wished_pause(error.as_dict(), kept),
+            http_status=http_status(error),
+        )
+        bases.append(interval.base)
+    assert [b / HOUR for b in bases] == [1, 2, 4, 4, 4]
+
+
+@given(
+    st.dictionaries(st.sampled_from(["id", "context"]), st.text() | st.none()),
+    st.dictionaries(st.just("poll_interval"), st.none() | st.text() | st.floats() | st.booleans()),
+)
+def test_odd_records_have_no_wish(error: dict[str, object], answer: dict[str, object]) -> None:
+    assert wished_pause(error, answer) is None
 
 
 def test_after_the_first_pause_a_doubling_is_still_the_regular_one() -> None:

@@ -39,6 +39,7 @@ class Record:
         last_checked, last_updated: unix seconds, 0 for never.
         poll_interval: seconds that the server asked for last, 0 for none.
         last_answer: the server's last word, in its own terms.
+        answer: the same with everything that gates look at, as written by `updater.gather`.
         verdict: the last verdict with its sentence, kept for `status` after the intent is gone.
         blessed: {slot, boot_id, attempt, at} of the last blessing.
         baseline: health results recorded before the reboot.
@@ -60,6 +61,7 @@ class Record:
     last_updated: int = 0
     poll_interval: int = 0
     last_answer: str = ""
+    answer: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     blessed: Mapping[str, Any] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)

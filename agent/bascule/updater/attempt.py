@@ -35,6 +35,7 @@ from bascule.formats.omaha import (
     parse_response,
 )
 from bascule.updater import payload_state, policy
+from bascule.updater.gather import answer_from_error, answer_from_offer, kept_answer
 from bascule.updater.intent import Intent, Phase
 from bascule.updater.outbox import Outbox, Post
 from bascule.updater.plan import InstallPlan, make_plan
@@ -173,6 +174,8 @@ class Attempt:
         try:
             if offer is None:
                 offer = await self.ask()
+            else:
+                await self._remember_local(offer)
             if offer is None:
                 return Outcome("no-update", {"why": "the server has nothing newer"})
             self._say(
@@ -254,8 +257,19 @@ class Attempt:
             last_checked=now,
             poll_interval=response.poll_interval or 0,
             last_answer=words,
+            answer=kept_answer(
+                answer_from_offer(offer), at=now, poll_interval=response.poll_interval or 0
+            ),
         )
         self._say("checked", at=now, answer=words)
+
+    async def _remember_local(self, offer: Offer) -> None:
+        """An offer that did not come from the server is judged by the same gates, and explained."""
+        await asyncio.to_thread(
+            self._ledger.set,
+            last_answer=f"offers {offer.version}",
+            answer=kept_answer(answer_from_offer(offer), at=int(self._clock())),
+        )
 
     async def plan(self, offer: Offer) -> InstallPlan:
         """Decide, and remember the offer for back-off. Raises PolicyRefusal, BootError."""
@@ -417,7 +431,13 @@ class Attempt:
                         now=now,
                     )
             elif isinstance(error, ServerError):
-                record = replace(record, last_answer=str(error))
+                asked = error.context.get("poll_interval")
+                told = kept_answer(
+                    answer_from_error(error),
+                    at=now,
+                    poll_interval=asked if isinstance(asked, int) else 0,
+                )
+                record = replace(record, last_answer=str(error), answer=told)
             return record
 
         with contextlib.suppress(BasculeError):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 from bascule.engine.ledger import Record
 from bascule.engine.limits import DataUse, period_ends
@@ -17,6 +18,7 @@ from bascule.updater.payload_state import PayloadState
 from bascule.updater.pin import Pin, parse_pin
 from bascule.updater.zone import zone
 
+_DETAIL = 300
 _STATUS = re.compile(r"\b(error-[A-Za-z0-9]{1,64}|restricted)\b", re.ASCII)
 
 
@@ -31,14 +33,16 @@ def with_record(
         running: `facts.answer` is the daemon's own and newer than the ledger's words.
     """
     state = PayloadState.from_dict(record.payload_state)
+    answer = facts.answer if running else answer_from_record(record)
     return replace(
         facts,
-        answer=facts.answer if running else answer_from_words(record.last_answer),
+        answer=answer,
         hold=Hold.from_dict(record.hold),
         pin=pin_from_record(record.pin),
         floor=record.floor,
         quarantine={k: _quarantined(v) for k, v in record.quarantine.items()},
-        back_off_until=state.backoff_until,
+        # An offer may ask for no back-off at all; what an older one left behind is not about it.
+        back_off_until=state.backoff_until if answer.backs_off else 0,
         failures=state.attempt,
         budget=_budget(record.budget, budget_limit, now, facts.zone),
     )
@@ -56,11 +60,18 @@ def pin_from_record(text: str) -> Pin | None:
 
 
 def answer_from_offer(offer: Offer | None) -> Answer:
-    """What a good answer of the server means."""
+    """What a good answer of the server means, or an offer that was found elsewhere."""
     if offer is None:
         return Answer(Answered.CURRENT)
+    url = offer.urls[0] if offer.urls else ""
+    local = url.startswith("file:")
     return Answer(
-        Answered.OFFERED, version=offer.version, payload=offer.sha256.hex(), size=offer.size
+        Answered.LOCAL if local else Answered.OFFERED,
+        detail=unquote(url.removeprefix("file://")) if local else "",
+        version=offer.version,
+        payload=offer.sha256.hex(),
+        size=offer.size,
+        backs_off=not (offer.disable_backoff or offer.is_delta),
     )
 
 
@@ -69,7 +80,45 @@ def answer_from_error(error: BasculeError) -> Answer:
     if isinstance(error, ServerRefused):
         status = str(error.context.get("status") or "") or _status(str(error))
         return Answer(Answered.REFUSED, status=status or "no status")
-    return Answer(Answered.UNREACHABLE, detail=str(error))
+    return Answer(Answered.UNREACHABLE, detail=str(error)[:_DETAIL])
+
+
+def kept_answer(answer: Answer, *, at: int, poll_interval: int = 0) -> dict[str, Any]:
+    """An answer as the ledger keeps it, in ``Record.answer``.
+
+    Args:
+        at: unix seconds.
+        poll_interval: seconds that the server asked for, 0 for none.
+    """
+    return {
+        "kind": answer.kind.value,
+        "status": answer.status,
+        "detail": answer.detail,
+        "version": answer.version,
+        "payload": answer.payload,
+        "size": answer.size,
+        "backs_off": answer.backs_off,
+        "poll_interval": poll_interval,
+        "at": at,
+    }
+
+
+def answer_from_record(record: Record) -> Answer:
+    """The last answer; from the words alone where an older agent wrote the ledger."""
+    kept = record.answer
+    try:
+        kind = Answered(kept.get("kind"))
+    except ValueError:
+        return answer_from_words(record.last_answer)
+    return Answer(
+        kind,
+        status=str(kept.get("status", ""))[:_DETAIL],
+        detail=str(kept.get("detail", ""))[:_DETAIL],
+        version=str(kept.get("version", ""))[:_DETAIL],
+        payload=str(kept.get("payload", ""))[:_DETAIL],
+        size=_seconds(kept.get("size")),
+        backs_off=kept.get("backs_off") is not False,
+    )
 
 
 def answer_from_words(words: str) -> Answer:
@@ -82,7 +131,7 @@ def answer_from_words(words: str) -> Answer:
         return Answer(Answered.OFFERED, version=words.removeprefix("offers").strip())
     if status := _status(words):
         return Answer(Answered.REFUSED, status=status)
-    return Answer(Answered.UNREACHABLE, detail=words[:300])
+    return Answer(Answered.UNREACHABLE, detail=words[:_DETAIL])
 
 
 def _status(words: str) -> str:

@@ -7,8 +7,9 @@ flatcar.md 2.3, 3.7).
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from bascule.errors import (
     BasculeError,
@@ -30,10 +31,6 @@ from bascule.formats.omaha_request import (
     SUCCESS,
     OmahaEvent,
 )
-
-if TYPE_CHECKING:
-    # The idle daemon reckons checks without the XML reader behind the responses.
-    pass
 
 FIRST = 7 * 60.0
 REGULAR = 45 * 60.0
@@ -101,6 +98,26 @@ def next_interval(
     if wanted < regular:
         return Interval(regular, fuzz)
     return Interval(wanted, wanted)
+
+
+def wished_pause(error: Mapping[str, Any], answer: Mapping[str, Any]) -> int | None:
+    """The pause that the server's last answer asked for, in seconds; None where it did not.
+
+    An answer that failed speaks for itself: what an older one asked for is not its wish, and must
+    not hide that a busy server (500, 503) is asked ever more seldom.
+
+    Args:
+        error: JSON form of what the last exchange ended with; {} where it went well.
+        answer: ``ledger.Record.answer``.
+    """
+    kind = str(error.get("id", ""))
+    if kind.startswith("omaha-") or kind == "repository-index":
+        context = error.get("context")
+        asked = context.get("poll_interval") if isinstance(context, Mapping) else None
+    else:
+        asked = answer.get("poll_interval")
+    good = isinstance(asked, int) and not isinstance(asked, bool) and asked > 0
+    return asked if good else None
 
 
 def next_check(now: float, interval: Interval, rng: random.Random) -> float:

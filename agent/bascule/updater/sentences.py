@@ -10,7 +10,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "server.offered": "The server offers release {version}{size}.",
     "server.local": "Release {version} is installed from {source}, without the server.",
     "server.current": "The server has nothing newer than {running} for this host{group}.",
-    "server.not-asked": "The server has not been asked since the daemon started; {next_check}.",
+    "server.not-asked": "The server has not been asked yet; {next_check}.",
     "server.unreachable": "The server could not be asked: {detail}; {next_check}.",
     "server.deferred": "The server asks this host to wait: {words} ({status}); {next_check}.",
     "server.refused": "The server refuses this host: {words} ({status}); {next_check}.",

@@ -35,6 +35,7 @@ class Answer:
         version: the release that is offered.
         payload: hex SHA-256 of its payload.
         size: bytes of its payload, 0 where unknown.
+        backs_off: it is left alone for a while after failures.
     """
 
     kind: Answered = Answered.NOT_ASKED
@@ -43,6 +44,7 @@ class Answer:
     version: str = ""
     payload: str = ""
     size: int = 0
+    backs_off: bool = True
 
 
 @dataclass(frozen=True, slots=True)
