@@ -291,6 +291,35 @@ class DaemonTooOld(BasculeError):
     exit = Exit.NO_DAEMON
 
 
+class AnswerNotUnderstood(BasculeError):
+    """What came over the bus is not an answer of the daemon's."""
+
+    number = 3013
+    id = "bus-answer"
+    cause = "The answer that came over the bus is not understood."
+    remedy = "See that the address is that of the system bus and that daemon and command are of one version."
+    exit = Exit.NO_DAEMON
+
+
+class OutputLost(BasculeError):
+    """The answer could not be written where it was to go."""
+
+    number = 3014
+    id = "output-lost"
+    cause = "The answer could not be written to the output."
+    remedy = "Make room there, or write it elsewhere; what was asked for may have been done."
+
+
+class LocalFileNotSeen(BasculeError):
+    """A file or folder that the caller names is not there for the daemon."""
+
+    number = 3015
+    id = "file-not-seen"
+    cause = "The daemon finds nothing at this path."
+    remedy = "Check the path; files in /tmp are hidden from the service, so put it into /var/lib/bascule or on a mounted medium."
+    exit = Exit.USAGE
+
+
 # ── server ───────────────────────────────────────────────────────────────────────────────────
 
 

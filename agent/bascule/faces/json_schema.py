@@ -115,8 +115,13 @@ def schema() -> dict[str, Any]:
                     "result": {"enum": ["done", "no-update"]},
                     "sentence": _STRING,
                     "outcome": {"type": "object", "description": kinds["Outcome"].doc},
+                    "verdict": {
+                        "const": "UPDATED",
+                        "description": "With --wait: how it ended; another end is an error.",
+                    },
                     "status": _object(status),
-                }
+                },
+                "verdict",
             ),
             "started": _answer({"job": _INTEGER, "detached": _BOOLEAN}, "detached"),
             "sentence": _answer({"sentence": _STRING}),

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bascule.errors import BasculeError, DaemonNotRunning
+from bascule.errors import AnswerNotUnderstood, BasculeError, DaemonNotRunning
 from bascule.faces.bus_client import BusClient
 
 __all__ = ["main"]
@@ -120,8 +120,11 @@ def _connect() -> BusClient:
 
 
 def _status(client: BusClient) -> Status:
-    checked, progress, operation, version, size = client.call(PATH, INTERFACE, "GetStatus")
-    return (checked, progress, operation, version, size)
+    match client.call(PATH, INTERFACE, "GetStatus"):
+        case [int(checked), float(progress), str(operation), str(version), int(size)]:
+            return (checked, progress, operation, version, size)
+        case other:
+            raise AnswerNotUnderstood(f"GetStatus was answered with {other!r:.80}")
 
 
 def _print(status: Status) -> None:

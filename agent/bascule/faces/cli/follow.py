@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bascule.errors import (
-    BasculeError,
-    DaemonNotRunning,
-    Exit,
-    NothingPending,
-    NoUpdate,
-    RolledBack,
-    UsageError,
-    from_dict,
-)
+from bascule.errors import BasculeError, Exit, NoUpdate, UsageError, from_dict
 from bascule.faces.bus_client import Signal, options
 from bascule.faces.cli.progress import Bar, Lines, Silent, View
 from bascule.faces.cli.read import absolute
-from bascule.faces.cli.session import INTERFACE, PATH, Session
+from bascule.faces.cli.session import INTERFACE, PATH, Session, silence
 from bascule.faces.cli.show import headline, status_document
 from bascule.faces.cli.text import size
+from bascule.faces.cli.wait import await_verdict
 
 __all__ = ["check", "prepare", "update", "watch"]
 
@@ -55,10 +46,7 @@ def _update(session: Session, args: argparse.Namespace, more: Mapping[str, Any])
         "force_full": args.full or None,
         **more,
     }
-    code = _start(session, "Update", wishes, args, _view(session, quiet=args.quiet))
-    if args.wait and code == Exit.DONE:
-        return _await_verdict(session)
-    return code
+    return _start(session, "Update", wishes, args, _view(session, quiet=args.quiet))
 
 
 def _source(args: argparse.Namespace) -> dict[str, Any]:
@@ -80,14 +68,17 @@ def _view(session: Session, *, quiet: bool = False) -> View:
 def _start(
     session: Session, member: str, wishes: Mapping[str, Any], args: argparse.Namespace, view: View
 ) -> int:
+    wired = options(wishes)
     if not args.no_wait:
         # Before the start, so that a job that ends at once is not missed.
         session.client.listen(namespace=PATH)
-    if member == "Update":
-        path = str(session.steer("Update", "a{sv}", options(wishes)))
-    else:
-        path = str(session.steer(member))
-    number = int(path.rpartition("/")[2])
+    try:
+        path, number = (
+            session.job("Update", "a{sv}", wired) if member == "Update" else session.job(member)
+        )
+    except KeyboardInterrupt:
+        session.hint("\nInterrupted before the answer; `updatectl status` shows if it has begun.")
+        return Exit.STOPPED
     if args.no_wait:
         session.result({"job": number})
         session.say("Started; follow it with `updatectl watch`.")
@@ -101,7 +92,29 @@ def _start(
             "Detached; it goes on. `updatectl watch` follows it, `updatectl cancel` stops it."
         )
         return Exit.STOPPED
-    return _end(session, number, properties, job)
+    except BrokenPipeError:
+        # Who read the output has left, as with Ctrl-C: nothing was learned of the end.
+        silence(sys.stdout)
+        return Exit.STOPPED
+    code, sentence = _end(properties, job)
+    answer = {
+        "job": number,
+        "kind": job["Kind"],
+        "result": job["Result"],
+        "sentence": sentence,
+        "outcome": dict(job["Outcome"]),
+    }
+    session.say(sentence)
+    if code == Exit.DONE and getattr(args, "wait", False):
+        verdict = await_verdict(session, str(properties.get("Attempt") or ""))
+        if isinstance(verdict, Exit):
+            session.result({"job": number, "detached": True})
+            return verdict
+        properties = verdict
+        answer["verdict"] = properties["Verdict"]
+        session.say(headline(status_document(properties)))
+    session.result({**answer, "status": status_document(properties)})
+    return code
 
 
 def _follow(session: Session, path: str, view: View) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -134,35 +147,18 @@ def _changed(signal: Signal, path: str, interface: str) -> bool:
     )
 
 
-def _end(
-    session: Session, number: int, properties: Mapping[str, Any], job: Mapping[str, Any]
-) -> int:
+def _end(properties: Mapping[str, Any], job: Mapping[str, Any]) -> tuple[Exit, str]:
+    """Exit code and sentence of a job that has ended. Raises what it failed with."""
     outcome = dict(job["Outcome"])
     if job["Result"] == "failed":
         raise from_dict(job["Error"]) if job["Error"] else BasculeError("the job failed")
-    if job["Result"] == "no-update":
-        code: Exit = Exit.NO_UPDATE
-        current = properties["CurrentVersion"]
-        sentence = outcome.get("sentence") or (
-            f"No update: the server has nothing newer than {current}."
-            if current
-            else NoUpdate.cause
+    if job["Result"] != "no-update":
+        return Exit.DONE, outcome.get("sentence") or _done_sentence(
+            job["Kind"], properties, outcome
         )
-    else:
-        code = Exit.DONE
-        sentence = outcome.get("sentence") or _done_sentence(job["Kind"], properties, outcome)
-    session.result(
-        {
-            "job": number,
-            "kind": job["Kind"],
-            "result": job["Result"],
-            "sentence": sentence,
-            "outcome": outcome,
-            "status": status_document(properties),
-        }
-    )
-    session.say(sentence)
-    return code
+    current = properties["CurrentVersion"]
+    nothing = f"No update: the server has nothing newer than {current}."
+    return Exit.NO_UPDATE, outcome.get("sentence") or (nothing if current else NoUpdate.cause)
 
 
 def _done_sentence(kind: str, properties: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
@@ -221,30 +217,3 @@ def _announce(session: Session, view: View, properties: Mapping[str, Any], said:
         view.close()
         session.say(sentence)
     return sentence
-
-
-def _await_verdict(session: Session) -> int:
-    """Follow across the reboot (or the daemon's restart) to the update's fate."""
-    session.hint("Waiting for the reboot and the verdict; Ctrl-C ends only the waiting.")
-    try:
-        while True:
-            time.sleep(TICK)
-            try:
-                properties = session.status()
-            except DaemonNotRunning:
-                session.reconnect()
-                continue
-            if properties["State"] == "UPDATED_NEED_REBOOT":
-                continue
-            verdict = properties["Verdict"]
-            if verdict in ("WAITING", "ON_TRIAL"):
-                continue
-            if verdict == "ROLLED_BACK":
-                raise RolledBack(properties["Sentence"])
-            if verdict != "UPDATED":
-                raise NothingPending("the update was undone before it could be judged")
-            session.result({"verdict": verdict, "status": status_document(properties)})
-            session.say(headline(status_document(properties)))
-            return Exit.DONE
-    except KeyboardInterrupt:
-        return Exit.STOPPED

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
+from bascule.faces.cli.session import flush
 from bascule.faces.cli.show import STATES
 from bascule.faces.cli.text import duration, printable, rate, size
 
 __all__ = ["Bar", "Lines", "Silent", "View", "live_line"]
 
 DEFAULT_WIDTH = 80
+CLEAR = "\r\x1b[K"
 # Phases whose bytes are counted, then those that only take their time.
 _MEASURED = {
     "source": ("Checking the running release for", "Checked"),
@@ -147,20 +149,14 @@ class Bar:
         # The last column stays free: a line that fills it makes some terminals wrap.
         line = live_line(properties, self._width() - 1)
         if sentence:
-            self._clear()
-            self._stream.write(sentence + "\n")
+            flush(self._stream, f"{CLEAR}{sentence}\n")
         if sentence or line != self._drawn:
-            self._stream.write("\r\x1b[K" + line)
-            self._stream.flush()
+            flush(self._stream, CLEAR + line)
             self._drawn = line
 
-    def _clear(self) -> None:
-        self._stream.write("\r\x1b[K")
-        self._drawn = ""
-
     def close(self) -> None:
-        self._clear()
-        self._stream.flush()
+        flush(self._stream, CLEAR)
+        self._drawn = ""
 
 
 class Lines:

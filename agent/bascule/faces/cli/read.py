@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bascule.errors import Exit, from_dict
+from bascule.errors import Exit, UsageError, from_dict
 from bascule.faces.cli.session import Session
 from bascule.faces.cli.text import columns, duration, moment, printable, size
 
@@ -170,7 +170,10 @@ def plan(session: Session, args: argparse.Namespace) -> int:
 
 def absolute(path: str | None) -> str | None:
     """The daemon works in another folder than the one where the command was typed."""
-    return str(Path(path).absolute()) if path else None
+    try:
+        return str(Path(path).absolute()) if path else None
+    except OSError as error:
+        raise UsageError("the present directory is gone; give the whole path") from error
 
 
 def quarantine(session: Session, args: argparse.Namespace) -> int:

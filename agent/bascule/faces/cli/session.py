@@ -6,15 +6,22 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from bascule.errors import BasculeError, DaemonTooOld, Exit, UsageError
+from bascule.errors import (
+    AnswerNotUnderstood,
+    BasculeError,
+    DaemonTooOld,
+    Exit,
+    OutputLost,
+    UsageError,
+)
 from bascule.faces.cli.text import Paint, printable
 
 if TYPE_CHECKING:
     from bascule.faces.bus_client import BusClient
 
-__all__ = ["INTERFACE", "PATH", "SCHEMA", "Session"]
+__all__ = ["INTERFACE", "PATH", "SCHEMA", "Session", "flush", "silence"]
 
 NAME = "org.bascule.Update1"
 PATH = "/org/bascule/Update1"
@@ -25,6 +32,14 @@ SCHEMA = 1
 
 
 _NOT_KNOWN = ("unknown document", "unknown verb", "unknown option")
+
+NEEDED = (
+    *("State", "Since", "Sentence", "Verdict", "CurrentVersion", "NewVersion", "NewSize"),
+    *("Group", "Server", "LastChecked", "NextCheck", "LastUpdated", "Phase", "Progress"),
+    *("BytesDone", "BytesTotal", "BytesSkipped", "Rate", "Eta", "Slots", "LastError"),
+    *("Quarantine", "BlockedBy", "Warnings", "Job"),
+)
+"""The daemon's properties that the commands cannot do without."""
 
 
 class Session:
@@ -52,6 +67,11 @@ class Session:
             self._client = BusClient(self._address, NAME, interactive=self._may_ask())
         return self._client
 
+    @property
+    def local(self) -> bool:
+        """Whether the daemon is on this very host, as far as one can tell: no other bus was named."""
+        return not self._address and not os.environ.get("BASCULE_BUS_ADDRESS")
+
     def reconnect(self) -> None:
         """Forget the connection; the next use makes a new one."""
         client, self._client = self._client, None
@@ -61,12 +81,26 @@ class Session:
     def _may_ask(self) -> bool:
         return os.geteuid() != 0 and sys.stdin is not None and sys.stdin.isatty()
 
-    def steer(self, member: str, signature: str = "", *body: Any) -> Any:
-        """Call a steering method; polkit may ask for a password on this terminal."""
+    def steer(self, member: str, signature: str = "", *body: Any) -> str:
+        """Call a steering method; polkit may ask for a password on this terminal.
+
+        Raises:
+            AnswerNotUnderstood: it was not answered with a string.
+        """
         if self._may_ask() and self._agent is None:
             self._agent = _password_agent()
         answer = self._ask(member, signature, *body)
-        return answer[0] if answer else None
+        if not answer or not isinstance(answer[0], str):
+            raise AnswerNotUnderstood(f"{member} was answered with {answer!r}")
+        return answer[0]
+
+    def job(self, member: str, signature: str = "", *body: Any) -> tuple[str, int]:
+        """Call a method that starts a job; returns its path and number."""
+        path = self.steer(member, signature, *body)
+        number = path.rpartition("/")[2]
+        if not number.isdecimal():
+            raise AnswerNotUnderstood(f"{member} was answered with {path!r}")
+        return path, int(number)
 
     def _ask(self, member: str, signature: str, *body: Any) -> list[Any]:
         try:
@@ -78,13 +112,21 @@ class Session:
             raise
 
     def status(self) -> dict[str, Any]:
-        """All properties of the daemon, as they are called on the bus."""
-        return self.client.properties(PATH, INTERFACE)
+        """All properties of the daemon, as they are called on the bus.
+
+        Raises:
+            DaemonTooOld: one that the commands need is not among them.
+        """
+        properties = self.client.properties(PATH, INTERFACE)
+        if missing := [name for name in NEEDED if name not in properties]:
+            raise DaemonTooOld(f"it does not tell {', '.join(missing)}")
+        return properties
 
     def document(self, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """A read document of the daemon.
 
         Raises:
+            AnswerNotUnderstood: it is not JSON.
             DaemonTooOld: its schema is not one that this program knows.
         """
         import json
@@ -92,7 +134,10 @@ class Session:
         from bascule.faces.bus_client import options as wired
 
         (text,) = self._ask("Document", "sa{sv}", name, wired(options or {}))
-        document = json.loads(text)
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise AnswerNotUnderstood(f"the document {name} is not JSON") from error
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise DaemonTooOld(f"the document {name} has a schema that is not {SCHEMA}")
         return document
@@ -144,9 +189,31 @@ def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
     return json.dumps(value, indent=indent)
 
 
-def _write(stream: Any, text: str) -> None:
-    stream.write(text + "\n")
-    stream.flush()
+def _write(stream: TextIO, text: str) -> None:
+    flush(stream, text + "\n")
+
+
+def flush(stream: TextIO, text: str = "") -> None:
+    """Write `text` and all that waits in `stream`.
+
+    Raises:
+        OutputLost: it could not be written.
+        BrokenPipeError: the reader went away on purpose.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputLost(error.strerror or str(error)) from error
+
+
+def silence(stream: TextIO) -> None:
+    """Let nothing more come out of `stream`; what Python writes at its end is lost quietly."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _password_agent() -> Any:
