@@ -159,6 +159,48 @@ def test_vectors_with_turned_bits_and_spliced(path: Any) -> None:
     assert accepted < 250
 
 
+@pytest.mark.parametrize("side", ["src_extents", "dst_extents"])
+@pytest.mark.parametrize("major", [1, 2])
+def test_extents_that_name_the_image_over_and_over_are_refused(major: int, side: str) -> None:
+    """Each costs ten bytes of manifest and a whole image of work, before anything is proven."""
+    draft = draft_v1() if major == 1 else draft_v2(delta=True)
+    operation = draft.operations[1]
+    operation.type = OperationType.BSDIFF if major == 1 else OperationType.SOURCE_BSDIFF
+    if major == 1:
+        info = draft.manifest.old_partition_info
+        info.size, info.hash = 1 << 30, bytes(32)
+        draft.manifest.new_partition_info.size = 1 << 30
+    else:
+        part = draft.manifest.partitions[0]
+        part.old_partition_info.size = part.new_partition_info.size = 1 << 30
+    if not operation.src_extents:
+        operation.src_extents.add(start_block=0, num_blocks=4)
+    for _ in range(5):
+        getattr(operation, side).add(start_block=0, num_blocks=1 << 18)
+    draft.build()
+    raw = draft.manifest.SerializeToString()
+    metadata = bytes(20 if major == 1 else 24) + raw
+    with pytest.raises(BasculeError, match="too many for images of this size") as refused:
+        parse_manifest(raw, major=major, metadata=metadata, size=None, limits=Limits())
+    assert refused.value.number == 28
+
+
+def test_a_hole_without_end_is_refused() -> None:
+    """Writing nothing, for ever: a MOVE from a hole to a hole of 2**50 blocks."""
+    draft = draft_v1()
+    operation = draft.operations[1]
+    operation.type = OperationType.MOVE
+    draft.blobs[1] = b""
+    del operation.dst_extents[:]
+    for run in (operation.src_extents, operation.dst_extents):
+        run.add(start_block=HOLE, num_blocks=1 << 50)
+    draft.settle()
+    draft.build()
+    raw = draft.manifest.SerializeToString()
+    with pytest.raises(BasculeError, match="too many for images of this size"):
+        parse_manifest(raw, major=1, metadata=bytes(20) + raw, size=None, limits=Limits())
+
+
 class HostileManifest(RuleBasedStateMachine):
     """Starts from a good payload and does to it, step by step, what an attacker would."""
 

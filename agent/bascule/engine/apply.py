@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from bascule.engine.carry import Ground, Outcome, carry_out
+from bascule.engine.carry import Ground, Outcome, carry_out, keep
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.device import PIECE
 from bascule.engine.order import Order, Step
 from bascule.engine.thread import finished
-from bascule.errors import Stopped, StorageError
+from bascule.errors import Stopped
 from bascule.formats.manifest import Extent, Manifest, Operation
 
 BUDGET = 16 << 20
@@ -31,6 +31,9 @@ INTERVAL = 32 << 20
 
 PATIENCE = 5.0
 """Seconds after which a checkpoint is due however little was done."""
+
+_RUN = 128
+"""Bytes that one run of source blocks takes in memory; a hostile delta has very many."""
 
 _BATCH_COST = 1 << 20
 _BATCH_COUNT = 64
@@ -136,7 +139,8 @@ class Applier:
         if operation.part not in self._grounds:
             self._finish(operation.index)
             return
-        job = _Job(step, blob, len(blob) + min(_room(operation, self._manifest), PIECE))
+        room = min(_room(operation, self._manifest), PIECE)
+        job = _Job(step, blob, len(blob) + room + _RUN * len(step.source))
         if step.keeps:
             await self._alone(job)
             return
@@ -348,10 +352,7 @@ class Applier:
 
 
 def _copy(ground: Ground, start: int, blocks: int) -> list[Outcome]:
-    if ground.source is None:
-        raise StorageError("blocks that no operation writes, and no booted part to take them from")
-    data = ground.source.read(start * ground.block, blocks * ground.block, pad=True)
-    written, skipped = ground.target.update(start * ground.block, data, ground.block)
+    written, skipped = keep(ground, start, blocks)
     return [Outcome(-1, written, skipped)]
 
 

@@ -221,6 +221,43 @@ def _keep(step: Step, ground: Ground, store: CheckpointStore | None) -> Journal:
     return journal
 
 
+def fitted(ground: Ground, offset: int, data: bytes | memoryview, what: str) -> tuple[int, int]:
+    """Write whole blocks; zeros that only fill a short target's last block are left out.
+
+    Args:
+        what: who writes, for the error.
+
+    Returns:
+        Bytes written, and bytes that were there already.
+
+    Raises:
+        OperationFailed: anything but such zeros lies past the target's end.
+        StorageError: the device fails.
+    """
+    over = offset + len(data) - ground.target.size
+    if over > 0:
+        # Zeros that fill the last block of a file are padding, whoever added them.
+        if over >= ground.block or any(data[-over:]):
+            raise OperationFailed(f"{what} writes past the end ({ground.target.size} bytes)")
+        data = data[:-over]
+    return ground.target.update(offset, data, ground.block)
+
+
+def keep(ground: Ground, start: int, blocks: int) -> tuple[int, int]:
+    """Copy blocks from the booted slot, as far as the target reaches; as `fitted`.
+
+    Raises:
+        StorageError: a device fails, or there is no booted part.
+    """
+    if ground.source is None:
+        raise StorageError("blocks that no operation writes, and no booted part to take them from")
+    at = start * ground.block
+    length = min(blocks * ground.block, ground.target.size - at)
+    if length <= 0:
+        return 0, 0
+    return ground.target.update(at, ground.source.read(at, length, pad=True), ground.block)
+
+
 class Writer:
     """Lays a stream of bytes over target extents, block by block.
 
@@ -231,7 +268,7 @@ class Writer:
     def __init__(self, operation: Operation, ground: Ground) -> None:
         self.written = 0
         self.skipped = 0
-        self._operation = operation
+        self._what = f"operation {operation.index} of {operation.part}"
         self._ground = ground
         self._extents: list[Extent] = list(operation.target)
         self._number = 0
@@ -259,13 +296,13 @@ class Writer:
             bare: those of them that nothing has written before.
         """
         block, source = self._ground.block, self._ground.source
+        ends = source.size if source is not None else 0
         while self._number < len(self._extents):
             extent = self._extents[self._number]
             if not extent.hole:
                 for at in range(extent.start + self._inside, extent.start + extent.blocks):
-                    if at in bare and source is not None and at * block < source.size:
-                        data = source.read(at * block, block, pad=True)
-                        self._count(self._ground.target.update(at * block, data, block))
+                    if at in bare and source is not None and at * block < ends:
+                        self._count(keep(self._ground, at, 1))
             self._number += 1
             self._inside = 0
 
@@ -273,25 +310,14 @@ class Writer:
         block = self._ground.block
         while view:
             if self._number >= len(self._extents):
-                raise OperationFailed(
-                    f"operation {self._operation.index} has more data than extents"
-                )
+                raise OperationFailed(f"{self._what} has more data than extents")
             extent = self._extents[self._number]
             length = min(len(view), (extent.blocks - self._inside) * block)
             if not extent.hole:
                 offset = (extent.start + self._inside) * block
-                over = offset + length - self._ground.target.size
-                # Zeros that fill the last block of a file are padding, whoever added them.
-                if 0 < over < block and len(view) == length and not any(view[-over:]):
-                    view, length = view[:-over], length - over
-                elif over > 0:
-                    raise OperationFailed(
-                        f"operation {self._operation.index} writes past the end of "
-                        f"{self._operation.part} ({self._ground.target.size} bytes)"
-                    )
-                self._count(self._ground.target.update(offset, view[:length], block))
+                self._count(fitted(self._ground, offset, view[:length], self._what))
             view = view[length:]
-            self._inside += -(-length // block)
+            self._inside += length // block
             if self._inside == extent.blocks:
                 self._number += 1
                 self._inside = 0

@@ -102,9 +102,13 @@ class _Reader:
         blocks = rules.blocks_of(new.size, self.block)
         readable = None if file and old is None else max(new.size, old.size if old else 0)
         cover = rules.Cover()
+        work = rules.Work(blocks, rules.blocks_of(old.size, self.block) if old else 0)
         found = []
         for message in messages:
             operation = self._operation(message, name, blocks, readable)
+            what = f"operation {operation.index} ({operation.type.name}) of {name}"
+            work.add(what, operation.source)
+            work.add(what, operation.target)
             cover.add(operation.target)
             found.append(operation)
         uncovered, _, _ = cover.measure(blocks)

@@ -134,9 +134,13 @@ class _Reader:
         old = rules.info(message, "old_partition_info", name)
         blocks = rules.blocks_of(new.size, self.block)
         cover = rules.Cover()
+        work = rules.Work(blocks, rules.blocks_of(old.size, self.block) if old else 0)
         found = []
         for each in message.operations:
             operation = self._operation(each, name, blocks, old)
+            what = f"operation {operation.index} ({operation.type.name}) of {name}"
+            work.add(what, operation.source)
+            work.add(what, operation.target)
             cover.add(operation.target)
             found.append(operation)
         self._check_cover(message, name, cover.measure(blocks))

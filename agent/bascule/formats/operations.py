@@ -22,6 +22,7 @@ from bascule.formats.manifest import Extent, Limits, OperationType, PartInfo
 __all__ = [
     "Blobs",
     "Cover",
+    "Work",
     "block_size",
     "blocks_of",
     "extents",
@@ -183,6 +184,36 @@ class Blobs:
             raise PayloadSizeMismatch(
                 f"{what} has {length} bytes where {self._room - self.end} are left"
             )
+
+
+class Work:
+    """Sees that the operations of one part do not read and write its blocks over and over.
+
+    Extents are cheap to name: half a million of them, each the whole image, fit into a manifest of
+    a few mebibytes and would keep a host busy for hours before anything is proven.
+    """
+
+    TIMES = 16
+    """All operations together: this many times the old and the new image."""
+
+    SLACK = 1 << 16
+    """Blocks; a small kernel's one operation declares 256 blocks."""
+
+    def __init__(self, new: int, old: int) -> None:
+        """`new` and `old` are the images' blocks."""
+        self._each = new + old + self.SLACK
+        self._left = self.TIMES * (new + old) + self.SLACK
+
+    def add(self, what: str, run: Iterable[Extent]) -> None:
+        """Account for the source or target extents of one operation, holes included.
+
+        Raises:
+            OperationFailed: too many blocks for images of this size.
+        """
+        blocks = sum(extent.blocks for extent in run)
+        self._left -= blocks
+        if blocks > self._each or self._left < 0:
+            raise OperationFailed(f"{what} names {blocks} blocks, too many for images of this size")
 
 
 class Cover:
