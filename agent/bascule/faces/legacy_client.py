@@ -13,8 +13,9 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bascule.errors import AnswerNotUnderstood, BasculeError, DaemonNotRunning
+from bascule.errors import AnswerNotUnderstood, BasculeError, DaemonNotRunning, OutputLost
 from bascule.faces.bus_client import BusClient
+from bascule.faces.streams import flush, mend, silence
 
 __all__ = ["main"]
 
@@ -47,12 +48,17 @@ _SOURCE = "update_engine_client.py:0"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    wanted = _flags(list(sys.argv[1:] if argv is None else argv))
+    mend()
     try:
-        return _run(wanted)
+        return _run(_flags(list(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return 1
     except BasculeError as error:
+        if isinstance(error, OutputLost):
+            silence(sys.stdout)
         _log("E", f"{error}")
         return 1
 
@@ -129,14 +135,14 @@ def _status(client: BusClient) -> Status:
 
 def _print(status: Status) -> None:
     checked, progress, operation, version, size = status
-    sys.stdout.write(
+    flush(
+        sys.stdout,
         f"LAST_CHECKED_TIME={checked}\n"
         f"PROGRESS={progress:f}\n"
         f"CURRENT_OP={operation}\n"
         f"NEW_VERSION={version}\n"
-        f"NEW_SIZE={size}\n"
+        f"NEW_SIZE={size}\n",
     )
-    sys.stdout.flush()
 
 
 def _report(values: tuple[object, ...]) -> None:
@@ -180,7 +186,7 @@ def _usage() -> NoReturn:
     lines = ["update_engine_client: A/B updates over D-Bus, compatible with Flatcar's command.", ""]
     for name, text in FLAGS.items():
         lines.append(f"    -{name} ({text}) type: bool default: false")
-    sys.stdout.write("\n".join(lines) + "\n")
+    flush(sys.stdout, "\n".join(lines) + "\n")
     # gflags ends with 1 after its help.
     raise SystemExit(1)
 
@@ -190,5 +196,8 @@ def _log(level: str, text: str) -> None:
     now = time.time()
     stamp = time.strftime("%Y%m%d %H:%M:%S", time.localtime(now))
     micros = int(now % 1 * 1_000_000)
-    sys.stderr.write(f"{level}{stamp}.{micros:06d} {os.getpid():5d} {_SOURCE}] {text}\n")
-    sys.stderr.flush()
+    line = f"{level}{stamp}.{micros:06d} {os.getpid():5d} {_SOURCE}] {text}\n"
+    try:
+        flush(sys.stderr, line)
+    except (BrokenPipeError, OutputLost):
+        silence(sys.stderr)

@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Whatever happens, people get a sentence; ``BASCULE_TRACEBACK=1`` shows developers the place.
     """
+    from bascule.faces.streams import mend
+
     try:
-        _mend_streams()
+        mend()
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         from bascule.errors import Stopped
@@ -31,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     from bascule.errors import BasculeError, Exit
-    from bascule.faces.cli.session import Session, silence
+    from bascule.faces.cli.session import Session
     from bascule.faces.cli.verbs import handler_of
+    from bascule.faces.streams import silence
 
     session = None
     try:
@@ -62,8 +65,8 @@ def _run(argv: Sequence[str]) -> int:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace | int:
     """The arguments, or the exit code where help or a complaint was all."""
-    from bascule.faces.cli.session import flush
     from bascule.faces.cli.verbs import parse
+    from bascule.faces.streams import flush
 
     try:
         return parse(argv)
@@ -74,7 +77,8 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace | int:
 
 def _tell(session: object, error: object) -> int:
     from bascule.errors import BasculeError, OutputLost
-    from bascule.faces.cli.session import Session, silence
+    from bascule.faces.cli.session import Session
+    from bascule.faces.streams import silence
 
     assert isinstance(error, BasculeError)
     teller = session if isinstance(session, Session) else Session(as_json=False, bus="")
@@ -96,22 +100,3 @@ def _tell_terminal(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         pass
-
-
-def _mend_streams() -> None:
-    """A closed descriptor becomes /dev/null, or the connection to the bus would take its number."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = getattr(sys, name)
-        if stream is None:
-            try:
-                os.fstat(number)
-            except OSError:
-                spare = os.open(os.devnull, os.O_RDWR)
-                if spare != number:
-                    os.dup2(spare, number)
-                    os.close(spare)
-            stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-        if number:
-            # A terminal that has no word for a character shows another one; it does not end us.
-            stream.reconfigure(errors="replace")

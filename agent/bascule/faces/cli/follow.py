@@ -12,10 +12,11 @@ from bascule.errors import BasculeError, Exit, NoUpdate, UsageError, from_dict
 from bascule.faces.bus_client import Signal, options
 from bascule.faces.cli.progress import Bar, Lines, Silent, View
 from bascule.faces.cli.read import absolute
-from bascule.faces.cli.session import INTERFACE, PATH, Session, silence
+from bascule.faces.cli.session import INTERFACE, PATH, Session
 from bascule.faces.cli.show import headline, status_document
 from bascule.faces.cli.text import size
 from bascule.faces.cli.wait import await_verdict
+from bascule.faces.streams import silence
 
 __all__ = ["check", "prepare", "update", "watch"]
 

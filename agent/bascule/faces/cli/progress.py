@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
-from bascule.faces.cli.session import flush
 from bascule.faces.cli.show import STATES
 from bascule.faces.cli.text import duration, printable, rate, size
+from bascule.faces.streams import flush
 
 __all__ = ["Bar", "Lines", "Silent", "View", "live_line"]
 

@@ -17,11 +17,12 @@ from bascule.errors import (
     UsageError,
 )
 from bascule.faces.cli.text import Paint, printable
+from bascule.faces.streams import flush, silence
 
 if TYPE_CHECKING:
     from bascule.faces.bus_client import BusClient
 
-__all__ = ["INTERFACE", "PATH", "SCHEMA", "Session", "flush", "silence"]
+__all__ = ["INTERFACE", "PATH", "SCHEMA", "Session"]
 
 NAME = "org.bascule.Update1"
 PATH = "/org/bascule/Update1"
@@ -149,8 +150,12 @@ class Session:
 
     def hint(self, text: str) -> None:
         """A line for people, on stderr, so that a pipe does not carry it."""
-        if not self.json:
+        if self.json:
+            return
+        try:
             _write(sys.stderr, printable(text))
+        except (BrokenPipeError, OutputLost):
+            silence(sys.stderr)
 
     def result(self, value: Mapping[str, Any], ok: bool = True) -> None:
         """The answer under ``--json``; nothing otherwise."""
@@ -191,29 +196,6 @@ def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
 
 def _write(stream: TextIO, text: str) -> None:
     flush(stream, text + "\n")
-
-
-def flush(stream: TextIO, text: str = "") -> None:
-    """Write `text` and all that waits in `stream`.
-
-    Raises:
-        OutputLost: it could not be written.
-        BrokenPipeError: the reader went away on purpose.
-    """
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputLost(error.strerror or str(error)) from error
-
-
-def silence(stream: TextIO) -> None:
-    """Let nothing more come out of `stream`; what Python writes at its end is lost quietly."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 def _password_agent() -> Any:
