@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bascule.engine.fetch import Credentials, FetchEvent, HttpSource, Kind
-from bascule.engine.transport import Patience, Tls
+from bascule.engine.limits import RateLimit
+from bascule.engine.transport import Patience, Tls, paced_buffer
 from bascule.errors import (
     BudgetSpent,
     PayloadSizeMismatch,
@@ -633,6 +634,23 @@ async def test_a_small_read_buffer_gives_small_pieces() -> None:
         found = source(server.url, limiter=limiter, read_buffer=8192)
         assert await gather(found) == PAYLOAD
     assert len(asked) > 1 and max(asked) < SIZE
+
+
+async def test_a_slow_limit_never_pauses_for_long() -> None:
+    """A mebibyte at once, at 8 KiB a second, would be one pause of two minutes."""
+    rate, naps = 8192, []
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        await asyncio.sleep(0)
+
+    assert (paced_buffer(0), paced_buffer(100), paced_buffer(1 << 30)) == (1 << 20, 4096, 1 << 20)
+    limit = RateLimit(rate, sleep=sleep, clock=lambda: sum(naps))
+    async with RawServer(good) as server:
+        found = source(server.url, limiter=limit, read_buffer=paced_buffer(rate))
+        assert await gather(found) == PAYLOAD
+    assert naps and max(naps) <= 1.01
+    assert sum(naps) >= (SIZE - 2 * rate) / rate
 
 
 async def test_what_the_limiter_raises_ends_the_stream() -> None:

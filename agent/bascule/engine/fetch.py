@@ -236,8 +236,8 @@ class HttpSource:
                 "GET", self._urls[self.url_index], headers=headers, secret=self._secret
             ) as answer:
                 skip = self._accept(answer, position)
-                async with contextlib.aclosing(answer.chunks()) as chunks:
-                    async for chunk in chunks:
+                async with contextlib.aclosing(self._pieces(answer)) as pieces:
+                    async for chunk in pieces:
                         if self._limiter is not None:
                             await self._limiter(len(chunk))
                         if skip:
@@ -265,6 +265,19 @@ class HttpSource:
             )
         if skip:
             raise _wrong_size(answer, "has fewer bytes than were there before")
+
+    async def _pieces(self, answer: Answer) -> AsyncGenerator[bytes, None]:
+        """The body; under a limit in pieces that are each paid for with a short pause.
+
+        A socket hands out 256 KiB at once, whatever aiohttp is asked to gather.
+        """
+        async with contextlib.aclosing(answer.chunks()) as chunks:
+            async for chunk in chunks:
+                if self._limiter is None or len(chunk) <= self._read_buffer:
+                    yield chunk
+                    continue
+                for start in range(0, len(chunk), self._read_buffer):
+                    yield chunk[start : start + self._read_buffer]
 
     def _accept(self, answer: Answer, position: int) -> int:
         """Check status and lengths; bytes to cut off the front. Raises _Fault."""

@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 READ_BUFFER = 1 << 20
 """Bytes that aiohttp gathers before a read; larger reads cost less (reference python.md 3)."""
 
+_LEAST_BUFFER = 4096
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def paced_buffer(rate_limit: int) -> int:
+    """Bytes to gather at once under a bandwidth limit in bytes per second; 0 for none.
+
+    About a second's worth: a larger piece is paid for with one pause so long that servers and
+    firewalls take the connection for dead.
+    """
+    return min(READ_BUFFER, max(_LEAST_BUFFER, rate_limit)) if rate_limit else READ_BUFFER
 
 
 @dataclass(frozen=True, slots=True)

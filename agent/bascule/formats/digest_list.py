@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from bascule.errors import OpenPgpError
 
-__all__ = ["DigestList", "parse_digest_list"]
+__all__ = ["DigestList", "list_address", "listed_name", "parse_digest_list"]
+
+SUFFIX = ".DIGESTS.asc"
 
 _MOST = 1 << 20
 _SIZES = {"sha256": 32, "sha512": 64}
@@ -42,6 +44,21 @@ class DigestList:
         if not found:
             raise OpenPgpError(f"the list has no SHA-256 or SHA-512 digest of {name}")
         return found
+
+
+def list_address(payload: str) -> str:
+    """Where the signed list of a payload lies: beside it, the query string kept for both.
+
+    A query is what a presigned address or a load balancer needs; it belongs to the request and not
+    to the file's name. In ``file:`` addresses a question mark of the name is written ``%3F``.
+    """
+    path, mark, query = payload.partition("?")
+    return path + SUFFIX + mark + query
+
+
+def listed_name(payload: str) -> str:
+    """The base name under which a list names a payload (Omaha's may have folders and a query)."""
+    return payload.partition("?")[0].rpartition("/")[2]
 
 
 def parse_digest_list(text: bytes) -> DigestList:
