@@ -15,7 +15,7 @@ from bascule.engine.coordination.interface import LockView
 from bascule.engine.ledger import Record
 from bascule.errors import NothingPending, PolicyRefusal, SettingsError, UsageError
 from bascule.updater.explain import explain, explain_history
-from bascule.updater.gates import Blocks, Facts, Gate, blocking, evaluate
+from bascule.updater.gates import Answer, Blocks, Facts, Gate, blocking, evaluate
 from bascule.updater.hold import Hold, place_hold
 from bascule.updater.pin import parse_pin
 from bascule.updater.rebooting import Rebooting
@@ -107,6 +107,16 @@ class Conductor:
         passed = [g.name for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD) if g.override]
         if now and passed:
             self._daemon.tell("overridden", gates=sorted(set(passed)))
+
+    async def gates_for(self, answer: Answer, options: Mapping[str, Any]) -> list[Gate]:
+        """Every gate as if `answer` were the server's, for whoever asks for it now."""
+        facts = await self.circumstances.facts(
+            await self._record(),
+            asked=True,
+            allow_downgrade=bool(options.get("allow_downgrade")),
+            lock=await self.circumstances.lock(),
+        )
+        return evaluate(replace(facts, answer=answer, needed=answer.size), time.time())
 
     async def by_the_clock(self) -> str:
         """What a scheduled tick may do: ``update``, ``check`` or ``""`` for nothing."""

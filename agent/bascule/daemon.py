@@ -83,7 +83,7 @@ class Daemon:
             boot=self._boot,
             boot_id=self.assembly.host.boot_id,
             ledger=self.assembly.ledger(),
-            launch=self._launch,
+            launch=self.launch,
             tell=self.tell,
         )
         self.updater.on_withdrawn = self._on_withdrawn  # type: ignore[method-assign]
@@ -154,7 +154,8 @@ class Daemon:
 
     # ── errands ──────────────────────────────────────────────────────────────────────────────
 
-    async def _launch(self, job: Mapping[str, Any]) -> ChildErrand:
+    async def launch(self, job: Mapping[str, Any]) -> ChildErrand:
+        """Start a child at a job."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return await ChildErrand.launch(
             {

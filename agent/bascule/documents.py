@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bascule.engine.history import Verification
+from bascule.errors import UsageError, from_dict
 from bascule.settings import SECRETS
+from bascule.updater.estimate import Estimate, estimate, rates
+from bascule.updater.gates import Answer, Answered, Gate, blocking
+from bascule.updater.preview import plan_sentences
 
 if TYPE_CHECKING:
     from bascule.daemon import Daemon
@@ -18,12 +22,96 @@ HISTORY_MOST = 10_000
 """Records of history that one answer holds, without and with a wish."""
 
 
+PLAN_OPTIONS = frozenset({"version", "file", "repository", "allow_downgrade", "force_full"})
+LIST_OPTIONS = frozenset({"file", "repository"})
+
+RATED = 500
+"""Records of history among which rates are looked for."""
+
+
+def _known(options: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """Raises UsageError."""
+    if unknown := set(options) - known:
+        raise UsageError(f"unknown option {', '.join(sorted(unknown))}")
+    return dict(options)
+
+
 class Documents:
     """Puts its documents into ``updater.documents``; each is asked for by name over the bus."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        daemon.updater.documents.update({"config": self._config, "history": self._history})
+        self._asking = asyncio.Lock()
+        daemon.updater.documents.update(
+            {
+                "config": self._config,
+                "history": self._history,
+                "plan": self._plan,
+                "list": self._list,
+            }
+        )
+
+    async def _inquire(self, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask a child, which may import and read what the daemon must not; one at a time.
+
+        Raises:
+            ErrandCrashed: it ended without an answer; or whatever it met.
+        """
+        async with self._asking:
+            child = await self._daemon.launch({"kind": kind, "options": dict(options)})
+            end: Mapping[str, Any] = {}
+            try:
+                async for message in child:
+                    if message.get("say") == "end":
+                        end = message
+            finally:
+                child.stop()
+        if isinstance(end.get("error"), dict):
+            raise from_dict(end["error"])
+        return dict(end.get("outcome") or {})
+
+    async def _plan(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        daemon = self._daemon
+        daemon.reread()
+        wishes = _known(options, PLAN_OPTIONS)
+        found = await self._inquire("plan", wishes)
+        records = await asyncio.to_thread(daemon.assembly.history().read, RATED)
+        known = rates(records)
+        release = found.get("release")
+        time_: Estimate | None = None
+        gates: list[Gate] = []
+        if release:
+            if known is not None:
+                fetch = int(release["size"]) - int(found["resumed_bytes"])
+                image = int(found["image_bytes"]) or int(release["size"])
+                limit = daemon.settings.download.rate_limit
+                time_ = estimate(known, fetch, image, limit)
+            gates = await daemon.conductor.gates_for(
+                Answer(
+                    Answered.OFFERED,
+                    version=str(release["version"]),
+                    payload=str(release["sha256"]),
+                    size=int(release["size"]),
+                ),
+                wishes,
+            )
+        return {
+            "sentences": plan_sentences(found, known, time_, gates),
+            **found,
+            "time": {
+                "download_s": round(time_.download, 1),
+                "apply_s": round(time_.apply, 1),
+                "downtime_s": time_.downtime,
+                "updates": known.updates,
+            }
+            if known is not None and time_ is not None
+            else None,
+            "gates": [gate.as_dict() for gate in blocking(gates)],
+        }
+
+    async def _list(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        self._daemon.reread()
+        return await self._inquire("list", _known(options, LIST_OPTIONS))
 
     async def _config(self, options: Mapping[str, Any]) -> dict[str, Any]:
         daemon = self._daemon

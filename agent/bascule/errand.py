@@ -27,6 +27,9 @@ from bascule.settings import Settings
 
 JOB_LIMIT = 4 << 20
 
+INQUIRIES = frozenset({"plan", "list", "config-check", "doctor"})
+"""Errands that only look; see `bascule.inquiry`."""
+
 
 class Voice:
     """Writes messages to the daemon: one JSON object a line."""
@@ -62,7 +65,9 @@ def main() -> int:
     error_: BasculeError | None = None
     end: dict[str, Any] = {"result": "failed"}
     try:
-        with _only_one(Path(settings.state.directory)):
+        # Who only looks need not wait for who writes.
+        looks = job.get("kind") in INQUIRIES
+        with contextlib.nullcontext() if looks else _only_one(Path(settings.state.directory)):
             end = asyncio.run(_supervise(job, settings, voice))
     except BasculeError as raised:
         error_ = raised
@@ -137,6 +142,10 @@ async def _work(job: Mapping[str, Any], settings: Settings, voice: Voice) -> dic
     interactive = bool(job.get("interactive"))
     assembly = Assembly(settings)
     attempt_id = str(job["attempt"])
+    if kind in INQUIRIES:
+        from bascule.inquiry import answer
+
+        return {"result": "done", "outcome": await answer(kind, assembly, voice.say, job)}
     terms = assembly.terms(
         interactive=interactive,
         install=kind == "update",

@@ -59,11 +59,13 @@ class RealHands:
 
     # ── wire ─────────────────────────────────────────────────────────────────────────────────
 
-    def _tls(self) -> Tls:
+    def tls(self) -> Tls:
+        """For servers and downloads."""
         server = self._assembly.settings.server
         return Tls(server.ca_file, server.client_certificate, server.client_key)
 
-    def _patience(self) -> Patience:
+    def patience(self) -> Patience:
+        """For servers and downloads."""
         download = self._assembly.settings.download
         return Patience(
             connect=download.connect_timeout,
@@ -74,7 +76,7 @@ class RealHands:
     async def post(self, body: bytes) -> bytes:
         """One Omaha request. Raises ServerError."""
         return await post_omaha(
-            self._assembly.settings.server.url, body, tls=self._tls(), patience=self._patience()
+            self._assembly.settings.server.url, body, tls=self.tls(), patience=self.patience()
         )
 
     async def local_offer(self, options: Mapping[str, Any]) -> Offer | None:
@@ -85,36 +87,15 @@ class RealHands:
         Raises:
             NoUpdate: the repository has nothing for this host.
         """
-        from bascule.engine.static_repo import Asked, ask_repository, offer_file
-        from bascule.engine.trust import read_keys
+        from bascule.formats.omaha import Offer
+        from bascule.local_offers import look_local, remember_serial
 
-        settings = self._assembly.settings
-        named = str(options.get("file") or options.get("repository") or "")
-        is_file = bool(named) and await asyncio.to_thread(lambda: Path(named).is_file())
-        if is_file:
-            return await asyncio.to_thread(
-                offer_file, Path(named), version=str(options.get("version") or "")
-            )
-        where = named or settings.server.repository
-        if not where:
-            return None
-        host = self._assembly.host
-        found = await ask_repository(
-            where,
-            Asked(
-                running=host.version,
-                group=settings.server.group,
-                board=host.board,
-                wanted=str(options.get("version") or ""),
-                deltas=settings.download.deltas,
-            ),
-            keys=lambda: read_keys(Path(settings.trust.keys)),
-            now=time.time(),
-            tls=self._tls(),
-            patience=self._patience(),
-        )
+        found = await look_local(self._assembly, options, tls=self.tls(), patience=self.patience())
+        if found is None or isinstance(found, Offer):
+            return found
+        await asyncio.to_thread(remember_serial, self._assembly.ledger(), found, time.time())
         if found.offer is None:
-            raise NoUpdate(f"{where} has nothing newer for this host")
+            raise NoUpdate(f"{found.where} has nothing newer for this host")
         return found.offer
 
     def _heard(self, event: FetchEvent) -> None:
@@ -152,8 +133,8 @@ class RealHands:
             retry_wait=download.retry_wait,
             credentials=credentials,
             attempt=self._attempt,
-            tls=self._tls(),
-            patience=self._patience(),
+            tls=self.tls(),
+            patience=self.patience(),
             limiter=limiter,
             on_event=self._heard,
         )
@@ -177,8 +158,8 @@ class RealHands:
                 max_failures=1,
                 max_reconnects=2,
                 retry_wait=self._assembly.settings.download.retry_wait,
-                tls=self._tls(),
-                patience=self._patience(),
+                tls=self.tls(),
+                patience=self.patience(),
             ).stream(0):
                 body += chunk
                 if len(body) > LIST_LIMIT:

@@ -306,6 +306,11 @@ class Trust:
         choice("all", "any"), "all", "Whether all proofs of `require` must hold, or any of them."
     )
     openpgp_keyring: str = _s(text, "", "Binary OpenPGP keyring for `<payload>.DIGESTS.asc`.")
+    signed_index: bool = _s(
+        flag,
+        True,
+        "A static repository's index must carry a signature of a trusted key; without one, whoever holds the medium can hide a release or put a new number on an old one.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

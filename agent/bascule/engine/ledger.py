@@ -47,6 +47,7 @@ class Record:
         hold, pin: operator's hold and pin, or empty.
         reboot: what is known of a reboot under way.
         budget: data used in the present period.
+        repositories: static repository → {serial, at} of the newest trusted index seen there.
     """
 
     aleph_version: str = ""
@@ -70,6 +71,7 @@ class Record:
     pin: str = ""
     reboot: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
+    repositories: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""

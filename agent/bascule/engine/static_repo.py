@@ -10,7 +10,7 @@ import glob
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,7 @@ class Asked:
         signed: the index must carry a signature of a trusted key. Without it whoever controls the
             medium can put a new number on an old release, or hide a new one.
         serial: the highest serial seen of this repository; an older index is refused.
+        serials: the same by `Found.where`, for whoever asks several.
     """
 
     running: str
@@ -63,6 +64,7 @@ class Asked:
     deltas: bool = True
     signed: bool = True
     serial: int = 0
+    serials: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ async def ask_repository(
             if data is None:
                 raise IndexInvalid(f"there is no {base}{INDEX}")
             signature = await _download(transport, base + SIGNATURE, MAX_SIGNATURE)
-        return _found(where, data, signature, asked, keys, now, lambda c: _addresses(base, c))
+        return _found(base, data, signature, asked, keys, now, lambda c: _addresses(base, c))
     return await in_thread(lambda: _ask_folders(where, asked, keys, now))
 
 
@@ -270,10 +272,9 @@ def _check_age(where: str, index: Index, asked: Asked, now: float) -> None:
             f"{where} expired, if this host's clock is right ({clock}); it needs a new index",
             expires=index.expires,
         )
-    if index.serial < asked.serial:
-        raise IndexUntrusted(
-            f"{where} has serial {index.serial}, but {asked.serial} was seen before"
-        )
+    seen = max(asked.serial, asked.serials.get(where, 0))
+    if index.serial < seen:
+        raise IndexUntrusted(f"{where} has serial {index.serial}, but {seen} was seen before")
 
 
 def _offer(where: str, choice: Choice, urls: tuple[str, ...], signer: str) -> Offer:

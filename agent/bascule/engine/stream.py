@@ -229,6 +229,24 @@ async def install(
     return await attempt.run()
 
 
+def resume_identity(
+    announced: Announced, targets: Mapping[str, Region], sources: Mapping[str, Region]
+) -> str:
+    """The name under which a resume record of this payload and these slots is kept."""
+
+    def facts(regions: Mapping[str, Region]) -> list[list[object]]:
+        return [[n, str(r.path), r.offset, r.size, r.file] for n, r in sorted(regions.items())]
+
+    return identity_of(
+        {
+            "size": announced.size,
+            "sha256": announced.sha256.hex() if announced.sha256 else None,
+            "targets": facts(targets),
+            "sources": facts(sources),
+        }
+    )
+
+
 @dataclass
 class _Installation:
     source: ByteSource
@@ -342,7 +360,8 @@ class _Installation:
         await in_thread(parts.preflight)
         await self._check_sources(parts)
         if self.store is not None:
-            begin, identity = self.store.begin, self._identity()
+            begin = self.store.begin
+            identity = resume_identity(self.announced, self.targets, self.sources)
             self._record = await in_thread(
                 lambda: begin(identity, metadata.raw, metadata.signature)
             )
@@ -502,19 +521,6 @@ class _Installation:
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────
 
-    def _identity(self) -> str:
-        def facts(regions: Mapping[str, Region]) -> list[list[object]]:
-            return [[n, str(r.path), r.offset, r.size, r.file] for n, r in sorted(regions.items())]
-
-        return identity_of(
-            {
-                "size": self.announced.size,
-                "sha256": self.announced.sha256.hex() if self.announced.sha256 else None,
-                "targets": facts(self.targets),
-                "sources": facts(self.sources),
-            }
-        )
-
     def _save(self, prefix: int) -> None:
         """Called in the applier's sync thread, after the flush."""
         if self.store is None or self._record is None or self._lane is None:
@@ -528,7 +534,8 @@ class _Installation:
         """Take up an earlier attempt; None to start at the first byte."""
         if self.store is None:
             return None
-        store, identity = self.store, self._identity()
+        store = self.store
+        identity = resume_identity(self.announced, self.targets, self.sources)
         record = await in_thread(lambda: store.load(identity))
         if record is None or record.next_operation == 0:
             return None

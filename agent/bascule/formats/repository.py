@@ -145,13 +145,14 @@ def choose(
             continue
         if release.minimum and older(running, release.minimum):
             continue
-        payload = _payload_for(release, running, deltas)
+        payload = payload_for(release, running, deltas)
         if payload is not None and (best is None or older(best.release.version, release.version)):
             best = Choice(release, payload)
     return best
 
 
-def _payload_for(release: Release, running: str, deltas: bool) -> Payload | None:
+def payload_for(release: Release, running: str, deltas: bool) -> Payload | None:
+    """The payload of `release` that a host takes: a delta from what runs, else a full one."""
     fitting = [p for p in release.payloads if deltas and p.delta_from and p.delta_from == running]
     full = [p for p in release.payloads if not p.delta_from]
     return next(iter(fitting + full), None)
