@@ -54,8 +54,8 @@ class Conductor:
             show=self._show,
             clock=time.time,
         )
-        updater.permit = self.permit  # type: ignore[method-assign]
-        updater.reboot_now = self._reboot_by_hand  # type: ignore[method-assign]
+        updater.permit = self.permit
+        updater.reboot_now = self._reboot_by_hand
         updater.documents.update(
             {"explain": self._explain, "hold": self._hold_document, "pin": self._pin_document}
         )

@@ -53,6 +53,11 @@ HISTORIC = frozenset(
         "reboot",
         "boot",
         "ledger-damaged",
+        "prepared",
+        "boot-repaired",
+        "once-over",
+        "no-way-back",
+        "late-trouble",
         "hold",
         "pin",
     }
@@ -85,8 +90,8 @@ class Daemon:
             ledger=self.assembly.ledger(),
             launch=self.launch,
             tell=self.tell,
+            withdrawn=self._on_withdrawn,
         )
-        self.updater.on_withdrawn = self._on_withdrawn  # type: ignore[method-assign]
         self.conductor = Conductor(self, self.updater)
         self._connection: BusConnection | None = None
         self.documents = Documents(self)
@@ -282,6 +287,7 @@ class Daemon:
         finally:
             self._notifier.stopping()
             for task in tasks:
+            await updater.note_stop()
                 task.cancel()
             await updater.stop_errand(Stopped("the daemon stops"))
             face.close()

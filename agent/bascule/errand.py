@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ JOB_LIMIT = 4 << 20
 
 INQUIRIES = frozenset({"plan", "list", "config-check", "doctor"})
 """Errands that only look; see `bascule.inquiry`."""
+ENDS_WELL = frozenset({"staged", "available", "prepared"})
 
 
 class Voice:
@@ -148,13 +150,21 @@ async def _work(job: Mapping[str, Any], settings: Settings, voice: Voice) -> dic
         return {"result": "done", "outcome": await answer(kind, assembly, voice.say, job)}
     terms = assembly.terms(
         interactive=interactive,
-        install=kind == "update",
+        install=kind in ("update", "prepare", "activate"),
         options=options,
         on_trial=bool(job.get("on_trial")),
     )
     ledger = assembly.ledger()
     record = await asyncio.to_thread(ledger.read)
-    hands = RealHands(assembly, voice.say, attempt_id, now=terms.now)
+    terms = replace(terms, prepare=kind == "prepare")
+    hands = RealHands(
+        assembly,
+        voice.say,
+        attempt_id,
+        now=terms.now,
+        interactive=interactive,
+        offline=kind == "activate",
+    )
     attempt = Attempt(
         attempt=attempt_id,
         client=assembly.client(record),
@@ -171,12 +181,14 @@ async def _work(job: Mapping[str, Any], settings: Settings, voice: Voice) -> dic
         await attempt.ping()
         return {"result": "done"}
     try:
-        offer = await hands.local_offer(options)
+        if kind == "activate":
+            outcome = await attempt.activate()
+        else:
+            outcome = await attempt.run(await hands.local_offer(options))
     except NoUpdate as error:
         return {"result": "no-update", "outcome": {"why": error.detail}}
-    outcome = await attempt.run(offer)
     return {
-        "result": {"staged": "done", "available": "done"}.get(outcome.result, outcome.result),
+        "result": "done" if outcome.result in ENDS_WELL else outcome.result,
         "staged": outcome.result == "staged",
         "outcome": {"what": outcome.result, **outcome.facts},
     }

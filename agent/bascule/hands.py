@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from bascule.assembly import Assembly
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.fetch import Credentials, FetchEvent, HttpSource, Kind
+from bascule.engine.keepsake import Keepsake, TailRecorder, TailSource
 from bascule.engine.ledger import Record, write_durably
 from bascule.engine.limits import DataBudget, DataUse, Limiter, RateLimit, both
 from bascule.engine.local_file import FileSource, url_file
 from bascule.engine.markers import leave_markers
 from bascule.engine.omaha_client import post_omaha
 from bascule.engine.stream import Announced, ByteSource, Installed, Progress, install
-from bascule.engine.transport import Patience, Tls
+from bascule.engine.transport import Patience, Tls, paced_buffer
 from bascule.engine.verify import VerifiedSlot, read_back
 from bascule.errors import LedgerError, NoUpdate, OpenPgpError, SettingsError, TransferError
 from bascule.updater.plan import InstallPlan
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from bascule.engine.boot import ClearedSlot
     from bascule.engine.openpgp import SignedDigests
     from bascule.formats.omaha import Offer
-
-LIST_LIMIT = 1 << 20
-"""Bytes of a digest list."""
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between progress lines at least: more often nobody reads them."""
@@ -43,12 +41,26 @@ class RealHands:
         say: tells the daemon.
         attempt: id of the attempt, sent along with each request for the payload.
         now: the operator overrides the data budget.
+        interactive: somebody waits for the answer; False for the schedule.
+        offline: the payload is what an earlier attempt kept of it.
     """
 
     def __init__(
-        self, assembly: Assembly, say: Callable[..., None], attempt: str, *, now: bool = False
+        self,
+        assembly: Assembly,
+        say: Callable[..., None],
+        attempt: str,
+        *,
+        now: bool = False,
+        interactive: bool = True,
+        offline: bool = False,
     ) -> None:
         self._now = now
+        self._interactive = interactive
+        self._offline = offline
+        self._keepsake = Keepsake(assembly.state_directory / "prepared")
+        self._recorded: TailRecorder | None = None
+        self._list = b""
         self._assembly = assembly
         self._say = say
         self._attempt = attempt
@@ -74,9 +86,14 @@ class RealHands:
         )
 
     async def post(self, body: bytes) -> bytes:
-        """One Omaha request. Raises ServerError."""
+        """One Omaha request, tried again as often as the original does. Raises ServerError."""
         return await post_omaha(
-            self._assembly.settings.server.url, body, tls=self.tls(), patience=self.patience()
+            self._assembly.settings.server.url,
+            body,
+            tls=self.tls(),
+            patience=self.patience(),
+            retries=1 if self._interactive else 3,
+            retry_wait=min(10.0, self._assembly.settings.download.retry_wait),
         )
 
     async def local_offer(self, options: Mapping[str, Any]) -> Offer | None:
@@ -121,6 +138,8 @@ class RealHands:
 
     def _source(self, plan: InstallPlan, limiter: Limiter | None) -> ByteSource:
         offer = plan.offer
+        if self._offline:
+            return TailSource(self._keepsake.tail(), size=offer.size)
         if offer.urls[0].startswith("file:"):
             return FileSource(url_file(offer.urls[0]), size=offer.size)
         download = self._assembly.settings.download
@@ -136,6 +155,7 @@ class RealHands:
             tls=self.tls(),
             patience=self.patience(),
             limiter=limiter,
+            read_buffer=paced_buffer(download.rate_limit),
             on_event=self._heard,
         )
 
@@ -144,28 +164,33 @@ class RealHands:
         trust = self._assembly.settings.trust
         if "openpgp" not in trust.require:
             return None
+        from bascule.engine.listing import fetch_list
         from bascule.engine.openpgp import check_list
+        from bascule.formats.digest_list import listed_name
 
         offer = plan.offer
         try:
             if not trust.openpgp_keyring:
                 raise OpenPgpError("`trust.openpgp_keyring` names no keyring")
-            body = bytearray()
-            lists = [f"{url}.DIGESTS.asc" for url in offer.urls]
-            async for chunk in HttpSource(
-                lists,
-                size=None,
-                max_failures=1,
-                max_reconnects=2,
-                retry_wait=self._assembly.settings.download.retry_wait,
+            if self._offline:
+                self._list = self._keepsake.digest_list()
+                return await asyncio.to_thread(
+                    check_list,
+                    self._list,
+                    name=listed_name(offer.name),
+                    keyring=Path(trust.openpgp_keyring),
+                )
+            self._list = await fetch_list(
+                offer.urls,
                 tls=self.tls(),
                 patience=self.patience(),
-            ).stream(0):
-                body += chunk
-                if len(body) > LIST_LIMIT:
-                    raise OpenPgpError("the digest list is longer than 1 MiB")
+                retry_wait=self._assembly.settings.download.retry_wait,
+            )
             return await asyncio.to_thread(
-                check_list, bytes(body), name=offer.name, keyring=Path(trust.openpgp_keyring)
+                check_list,
+                self._list,
+                name=listed_name(offer.name),
+                keyring=Path(trust.openpgp_keyring),
             )
         except (OpenPgpError, TransferError) as error:
             if trust.match == "any":
@@ -202,9 +227,11 @@ class RealHands:
         self._cleared = cleared
         record = await asyncio.to_thread(self._assembly.ledger().read)
         limiter, budget = self._limiter(record, self._now)
+        source = self._source(plan, limiter)
+        self._recorded = TailRecorder(source)
         try:
             return await install(
-                self._source(plan, limiter),
+                self._recorded,
                 announced=Announced(
                     offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature
                 ),
@@ -235,13 +262,28 @@ class RealHands:
             cleared=self._cleared,
             carried=installed.carried,
             observer=observe,
+            checkpoint=self._store,
         )
-        await asyncio.to_thread(self._store.clear)
+        await asyncio.to_thread(self._store.renew)
         return verified
 
     def resumable(self, plan: InstallPlan) -> bool:
         """As `attempt.Hands`."""
         return (self._store.folder / "record").exists()
+
+    def keep(self, plan: InstallPlan, installed: Installed) -> None:
+        """As `attempt.Hands`: the record of the whole payload stays, with what comes after it."""
+        assert self._recorded is not None
+        manifest = installed.signed.manifest
+        start = manifest.offset_of(len(manifest.operations))
+        self._keepsake.keep(self._recorded.since(start, plan.offer.size), self._list)
+
+    def forget(self) -> None:
+        """As `attempt.Hands`: a record that a keepsake belongs to is of a slot that has booted,
+        or was given up."""
+        if self._keepsake.exists:
+            self._store.clear()
+            self._keepsake.drop()
 
     # ── the new image's own step ─────────────────────────────────────────────────────────────
 

@@ -151,6 +151,18 @@ class CheckpointStore:
         self.save(counted)
         return counted
 
+    def renew(self) -> None:
+        """Forget the resumes that led to the present record: what it says was read back as good.
+
+        Raises:
+            LedgerError, NotEnoughSpace: the folder cannot be written.
+        """
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = _read_json(self.folder / "record")
+            checkpoint = self.load(str(record["identity"])) if record is not None else None
+            if checkpoint is not None and checkpoint.resumes:
+                self.save(replace(checkpoint, resumes=0))
+
     def clear(self) -> None:
         """Forget everything: the next installation starts at the first byte."""
         for name in ("record", "journal", "metadata"):

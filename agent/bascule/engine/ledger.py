@@ -48,6 +48,9 @@ class Record:
         reboot: what is known of a reboot under way.
         budget: data used in the present period.
         repositories: static repository → {serial, at} of the newest trusted index seen there.
+        prepared: a release that lies proven in its slot, as written by `updater.prepared`.
+        once: a boot of the other slot for one time, as written by `updater.once`.
+        late: a return to the old slot after the blessing, as written by `updater.late`.
     """
 
     aleph_version: str = ""
@@ -72,6 +75,9 @@ class Record:
     reboot: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
     repositories: Mapping[str, Any] = field(default_factory=dict)
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    once: Mapping[str, Any] = field(default_factory=dict)
+    late: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -27,8 +27,10 @@ __all__ = [
     "decode",
     "encode",
     "next_boot",
+    "once",
     "prefer",
     "prioritize",
+    "reinstate",
     "stage",
     "words",
 ]
@@ -172,6 +174,39 @@ def cancel(flags: Mapping[Key, BootFlags], slot: Key, keep: Key) -> dict[Key, Bo
     if not flags[keep].bootable:
         raise SlotNotBootable(f"{_name(keep)} is {words(flags[keep])}, so nothing could be booted")
     return prioritize(flags if flags[slot].successful else clear(flags, slot), keep)
+
+
+def once(flags: Mapping[Key, BootFlags], slot: Key, keep: Key) -> dict[Key, BootFlags]:
+    """A good `slot` is booted next, for one time: it has one try, and `keep` is good and follows.
+
+    While it lasts the table cannot tell it from a trial; `reinstate` makes it good again.
+
+    Raises:
+        BootError: `slot` and `keep` are the same.
+        SlotNotBootable: one of the two was never found good.
+    """
+    if slot == keep:
+        raise BootError(f"{_name(slot)} is running; one boot of it changes nothing")
+    for key in (slot, keep):
+        if not (flags[key].bootable and flags[key].successful):
+            raise SlotNotBootable(f"{_name(key)} is {words(flags[key])}")
+    return stage(flags, slot, 1)
+
+
+def reinstate(flags: Mapping[Key, BootFlags], slot: Key, keep: Key) -> dict[Key, BootFlags]:
+    """End `once`: `slot` is good as it was, and `keep` is booted next.
+
+    What somebody has emptied meanwhile (priority 0) stays empty.
+
+    Raises:
+        SlotNotBootable: `keep` cannot be booted.
+    """
+    if not flags[keep].bootable:
+        raise SlotNotBootable(f"{_name(keep)} is {words(flags[keep])}")
+    good = flags[slot]
+    if good.priority:
+        good = replace(good, tries=0, successful=True)
+    return prioritize({**flags, slot: good}, keep)
 
 
 def words(flags: BootFlags) -> str:

@@ -17,10 +17,14 @@ from bascule.engine.boot import BootBackend, ClearedSlot
 from bascule.engine.ledger import Ledger, Record
 from bascule.errors import (
     BasculeError,
+    LedgerError,
+    NothingPending,
+    PayloadError,
     PostinstallFailed,
     ServerError,
     SignatureMismatch,
     SignatureMissing,
+    SlotMismatch,
     SourceMismatch,
     Stopped,
     UnsupportedMinor,
@@ -29,6 +33,7 @@ from bascule.errors import (
 from bascule.formats.omaha import (
     Client,
     Offer,
+    OmahaEvent,
     Response,
     build_request,
     check_event,
@@ -39,6 +44,7 @@ from bascule.updater.gather import answer_from_error, answer_from_offer, kept_an
 from bascule.updater.intent import Intent, Phase
 from bascule.updater.outbox import Outbox, Post
 from bascule.updater.plan import InstallPlan, make_plan
+from bascule.updater.prepared import Prepared
 from bascule.updater.settle import quarantine
 
 if TYPE_CHECKING:
@@ -47,6 +53,9 @@ if TYPE_CHECKING:
 
 DELTA_FAULTS = (SourceMismatch, UnsupportedOperation, UnsupportedMinor)
 """What makes a delta useless on this host while a full payload may do."""
+
+UNPREPARES = (PayloadError, SlotMismatch, PostinstallFailed, NothingPending)
+"""After these a prepared slot is not what it was taken for, or must not boot."""
 
 Say = Callable[..., None]
 
@@ -74,6 +83,14 @@ class Hands(Protocol):
         """Whether a checkpoint of this very payload exists."""
         ...
 
+    def keep(self, plan: InstallPlan, installed: Installed) -> None:
+        """Keep, durably, what proves the slot again without a server. Raises LedgerError."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what `keep` kept: the slot it speaks of is about to be another's."""
+        ...
+
     def remember_response(self, body: bytes, previous_version: str) -> None:
         """Write Flatcar's prefs that a postinst reads (reference 6.4)."""
         ...
@@ -98,6 +115,7 @@ class Terms:
         allow_downgrade, wanted: as in `plan.make_plan`.
         now: the operator overrides back-off.
         on_trial: the running slot is not blessed yet: nothing may be reported about it.
+        prepare: leave the proven slot as it is; the running one stays the next boot.
     """
 
     running: str
@@ -111,6 +129,7 @@ class Terms:
     wanted: str = ""
     now: bool = False
     on_trial: bool = False
+    prepare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +137,7 @@ class Outcome:
     """How an errand ended well.
 
     Attributes:
-        result: ``no-update``, ``available`` or ``staged``.
+        result: ``no-update``, ``available``, ``prepared`` or ``staged``.
         facts: for `--json` and history.
     """
 
@@ -159,6 +178,8 @@ class Attempt:
         self._clock = clock
         self._jitter = jitter
         self._resumed = False
+        self._offline = False
+        self._proven_at = 0.0
         source = "ondemandupdate" if terms.interactive else "scheduler"
         self._source = source
         self._outbox = Outbox(ledger, client, post, source)
@@ -187,6 +208,9 @@ class Attempt:
                 attempt=self._attempt,
                 phase="plan",
             )
+            waiting = await self._waits_for_its_operator(offer)
+            if waiting is not None:
+                return Outcome("available", {"version": offer.version, "why": waiting})
             plan = await self.plan(offer)
             if not self._terms.install:
                 return Outcome("available", {"version": offer.version, "size": offer.size})
@@ -198,6 +222,62 @@ class Attempt:
                     raise
                 offer = full.offer
                 return await self.install(full)
+        except (Stopped, asyncio.CancelledError):
+            raise
+        except BasculeError as error:
+            await self._report(error, offer)
+            raise
+
+    async def _waits_for_its_operator(self, offer: Offer) -> str | None:
+        """Who prepared a release said that it shall not boot yet: the clock does not stage it."""
+        if self._terms.interactive or not self._terms.install:
+            return None
+        record = await asyncio.to_thread(self._ledger.read)
+        prepared = Prepared.from_dict(record.prepared)
+        if prepared is None or prepared.offer.sha256 != offer.sha256:
+            return None
+        return prepared.sentence()
+
+    async def activate(self) -> Outcome:
+        """Prove the prepared slot again and stage it. Needs no server.
+
+        Raises:
+            NothingPending: nothing is prepared, or it cannot be proven without a download.
+        """
+        self._offline = True
+        offer: Offer | None = None
+        try:
+            record = await asyncio.to_thread(self._ledger.read)
+            prepared = Prepared.from_dict(record.prepared)
+            if prepared is None:
+                raise NothingPending("no release is prepared; `updatectl prepare` fetches one")
+            offer = prepared.offer
+            self._say(
+                "event",
+                event="OFFER_TAKEN",
+                new_version=offer.version,
+                new_size=offer.size,
+                bytes_total=offer.size,
+                attempt=self._attempt,
+                phase="plan",
+            )
+            plan = make_plan(
+                offer,
+                attempt=self._attempt,
+                record=record,
+                running=self._terms.running,
+                booted=self._boot.booted,
+                flags=await asyncio.to_thread(self._boot.flags),
+                allow_downgrade=self._terms.allow_downgrade or prepared.lowers_floor,
+                wanted=offer.version,
+            )
+            if plan.target is not prepared.slot:
+                raise NothingPending(
+                    f"{prepared.version} was prepared in slot {prepared.slot.name}, which runs now"
+                )
+            cleared = await asyncio.to_thread(self._boot.clear, plan.target)
+            installed, verified = await self._prove(plan, cleared)
+            return await self._let_boot(plan, installed, verified, prepared.cost)
         except (Stopped, asyncio.CancelledError):
             raise
         except BasculeError as error:
@@ -300,35 +380,60 @@ class Attempt:
         return replace(plan, url_index=kept["state"].url_index)
 
     async def install(self, plan: InstallPlan) -> Outcome:
-        """Carry `plan` out up to the staged slot. Raises many; nothing is bootable unless it returns."""
-        self._resumed = await asyncio.to_thread(self._hands.resumable, plan)
+        """Carry `plan` out up to the proven slot, and stage it unless it is only to be prepared.
+
+        Raises many; nothing is bootable unless it returns.
+        """
         began = self._clock()
         cleared = await asyncio.to_thread(self._clear, plan)
-        await self._outbox.say(policy.DOWNLOADING)
-
-        installed = await self._hands.stream(plan, cleared)
-        self._say("event", event="PAYLOAD_PROVEN", phase="verify")
-        await asyncio.to_thread(self._ledger.update, self._count_download(plan))
-        await self._outbox.say(policy.PROVEN)
-        proven = self._clock()
-
-        verified = await self._hands.read_back(plan, installed)
-        self._say("phase", phase="postinstall")
-        await self._hands.postinstall(plan, installed)
-        baseline = await self._hands.baseline()
-
-        self._say("phase", phase="stage")
-        # From here to the end nothing may be interrupted halfway by a stop: it is a matter of
-        # milliseconds, and a staged slot that nobody knows of is what the ledger exists to prevent.
+        self._resumed = await asyncio.to_thread(self._hands.resumable, plan)
+        await self._tell(policy.DOWNLOADING)
+        installed, verified = await self._prove(plan, cleared)
         cost = {
-            "download_s": round(proven - began, 3),
-            "apply_s": round(self._clock() - proven, 3),
+            "download_s": round(self._proven_at - began, 3),
+            "apply_s": round(self._clock() - self._proven_at, 3),
             "bytes": installed.stats.fetched,
             "written": installed.stats.written,
             "skipped": installed.stats.skipped,
         }
+        await asyncio.shield(asyncio.to_thread(self._keep, plan, installed, cost))
+        if self._terms.prepare:
+            facts = {"version": plan.offer.version, "slot": plan.target.name, **cost}
+            return Outcome("prepared", {**facts, "resumed": installed.resumed})
+        return await self._let_boot(plan, installed, verified, cost)
+
+    async def _prove(
+        self, plan: InstallPlan, cleared: ClearedSlot
+    ) -> tuple[Installed, VerifiedSlot]:
+        installed = await self._hands.stream(plan, cleared)
+        self._say("event", event="PAYLOAD_PROVEN", phase="verify")
+        if not self._offline:
+            await asyncio.to_thread(self._ledger.update, self._count_download(plan))
+            await self._tell(policy.PROVEN)
+        self._proven_at = self._clock()
+        return installed, await self._hands.read_back(plan, installed)
+
+    async def _let_boot(
+        self,
+        plan: InstallPlan,
+        installed: Installed,
+        verified: VerifiedSlot,
+        cost: Mapping[str, Any],
+    ) -> Outcome:
+        self._say("phase", phase="postinstall")
+        began = self._clock()
+        await self._hands.postinstall(plan, installed)
+        baseline = await self._hands.baseline()
+        cost = {
+            **cost,
+            "apply_s": round(float(cost.get("apply_s", 0)) + self._clock() - began, 3),
+        }
+
+        self._say("phase", phase="stage")
+        # From here to the end nothing may be interrupted halfway by a stop: it is a matter of
+        # milliseconds, and a staged slot that nobody knows of is what the ledger exists to prevent.
         await asyncio.shield(asyncio.to_thread(self._stage, plan, verified, baseline, cost))
-        await self._outbox.say(policy.INSTALLED)
+        await self._tell(policy.INSTALLED)
         facts = {
             "version": plan.offer.version,
             "slot": plan.target.name,
@@ -338,6 +443,13 @@ class Attempt:
             "checkpoints": installed.stats.checkpoints,
         }
         return Outcome("staged", facts)
+
+    async def _tell(self, event: OmahaEvent) -> None:
+        """Queue an event, and deliver it where there is a server to wait for."""
+        if self._offline:
+            await self._outbox.queue(event)
+        else:
+            await self._outbox.say(event)
 
     # ── dangerous steps, in order ────────────────────────────────────────────────────────────
 
@@ -371,14 +483,54 @@ class Attempt:
         return change
 
     def _clear(self, plan: InstallPlan) -> ClearedSlot:
-        self._ledger.update(
-            lambda r: replace(
-                r,
+        kept = Prepared.from_dict(self._ledger.read().prepared)
+        same = kept is not None and kept.payload == plan.offer.sha256.hex()
+        same = same and kept is not None and kept.slot is plan.target
+
+        def change(record: Record) -> Record:
+            return replace(
+                record,
                 intent=self._intent(plan, Phase.WRITING).as_dict(),
-                releases={k: v for k, v in r.releases.items() if k != plan.target.name},
+                releases={k: v for k, v in record.releases.items() if k != plan.target.name},
+                prepared=record.prepared if same else {},
+                # Whoever writes the other slot goes there neither for once nor for good.
+                once={},
+                late={},
             )
-        )
+
+        self._ledger.update(change)
+        if not same:
+            self._hands.forget()
+        mended = self._boot.repair()
+        if mended:
+            self._say("note", note="boot-repaired", facts={"what": mended})
         return self._boot.clear(plan.target)
+
+    def _keep(self, plan: InstallPlan, installed: Installed, cost: Mapping[str, Any]) -> None:
+        """The slot is proven: whatever becomes of it, it need not be fetched again."""
+        try:
+            self._hands.keep(plan, installed)
+        except LedgerError as error:
+            if self._terms.prepare:
+                raise
+            # What is staged can do without; only `deactivate` will have nothing to keep.
+            self._say("note", note="not-kept", facts={"why": str(error)})
+            return
+        prepared = Prepared(
+            attempt=plan.attempt,
+            offer=plan.offer,
+            slot=plan.target,
+            at=int(self._clock()),
+            lowers_floor=plan.lowers_floor,
+            cost=cost,
+        ).as_dict()
+
+        def change(record: Record) -> Record:
+            # One write: either the attempt is unfinished, or its fruit is there.
+            intent = None if self._terms.prepare else record.intent
+            return replace(record, prepared=prepared, intent=intent)
+
+        self._ledger.update(change)
 
     def _stage(
         self,
@@ -412,7 +564,9 @@ class Attempt:
                 and intent.phase is Phase.WRITING
             ):
                 record = replace(record, intent=None)
-            if offer is not None:
+            if isinstance(error, UNPREPARES):
+                record = replace(record, prepared={})
+            if offer is not None and not self._offline:
                 state = payload_state.PayloadState.from_dict(record.payload_state)
                 record = replace(
                     record,
@@ -420,17 +574,17 @@ class Attempt:
                         state, offer, error.number, self._clock(), self._jitter()
                     ).as_dict(),
                 )
-                kind = quarantine_kind(error)
-                if kind:
-                    record = quarantine(
-                        record,
-                        offer.sha256.hex(),
-                        version=offer.version,
-                        kind=kind,
-                        reason=str(error),
-                        now=now,
-                    )
-            elif isinstance(error, ServerError):
+            kind = quarantine_kind(error)
+            if offer is not None and kind:
+                record = quarantine(
+                    record,
+                    offer.sha256.hex(),
+                    version=offer.version,
+                    kind=kind,
+                    reason=str(error),
+                    now=now,
+                )
+            if offer is None and isinstance(error, ServerError):
                 asked = error.context.get("poll_interval")
                 told = kept_answer(
                     answer_from_error(error),
@@ -442,12 +596,16 @@ class Attempt:
 
         with contextlib.suppress(BasculeError):
             await asyncio.to_thread(self._ledger.update, change)
-        event = policy.failure_event(
-            error, server=terms.server, resumed=self._resumed, dev_mode=terms.dev_mode
+        event = (
+            None
+            if isinstance(error, NothingPending)
+            else policy.failure_event(
+                error, server=terms.server, resumed=self._resumed, dev_mode=terms.dev_mode
+            )
         )
         if event is not None:
             with contextlib.suppress(BasculeError):
-                await self._outbox.say(event)
+                await self._tell(event)
 
 
 def quarantine_kind(error: BasculeError) -> str:

@@ -20,6 +20,7 @@ class Event(enum.Enum):
     BYTES_CAME = "the first payload byte arrives"
     PAYLOAD_PROVEN = "the payload is whole and proven"
     STAGED = "the slot is the next boot"
+    PREPARED = "the slot is proven and waits for `updatectl activate`"
     FAILED = "a step failed"
     FAILURE_TOLD = "the failure is in the outbox"
     STOPPED = "the operator or a stop of the daemon ended it"
@@ -46,6 +47,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.DOWNLOADING, _E.FAILED): _S.REPORTING_ERROR_EVENT,
     (_S.DOWNLOADING, _E.STOPPED): _S.IDLE,
     (_S.FINALIZING, _E.STAGED): _S.UPDATED_NEED_REBOOT,
+    (_S.FINALIZING, _E.PREPARED): _S.IDLE,
     (_S.FINALIZING, _E.FAILED): _S.REPORTING_ERROR_EVENT,
     (_S.FINALIZING, _E.STOPPED): _S.IDLE,
     (_S.REPORTING_ERROR_EVENT, _E.FAILURE_TOLD): _S.IDLE,

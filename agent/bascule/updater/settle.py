@@ -53,11 +53,13 @@ def settle(record: Record, verdict: Verdict, now: int) -> Record:
                 last_updated=now,
                 releases={**record.releases, intent.target.name: intent.version},
                 quarantine={k: v for k, v in record.quarantine.items() if k != intent.payload},
+                prepared={},
+                reboot={},
             )
         case Verdict.ROLLED_BACK:
             reason = intent.failure or "it did not boot far enough to say why"
             return quarantine(
-                dataclasses.replace(record, intent=None, verdict=told),
+                dataclasses.replace(record, intent=None, verdict=told, prepared={}, reboot={}),
                 intent.payload,
                 version=intent.version,
                 kind="boot",
@@ -68,6 +70,28 @@ def settle(record: Record, verdict: Verdict, now: int) -> Record:
             return dataclasses.replace(record, intent=None, verdict=told, previous_version="")
         case _:
             return dataclasses.replace(record, intent=None)
+
+
+LONGEST_DOWNTIME = 30 * 86400
+"""Seconds; more than that is a clock that was set, not a reboot."""
+
+
+def with_downtime(record: Record, verdict: Verdict, boot_id: str, now: int) -> Record:
+    """The ledger with the length of the last update's reboot, where it can be told.
+
+    It ends when the health checks of this boot passed, or now, where the update's fate is known
+    without them. Clocks that went backwards between the boots leave it untold.
+    """
+    stopped, health = record.reboot.get("stopped_at"), record.health
+    if not isinstance(stopped, int) or record.reboot.get("boot_id") == boot_id:
+        return record
+    if "downtime_s" in record.reboot or verdict not in (Verdict.UPDATED, Verdict.ROLLED_BACK):
+        return record
+    at = health.get("at")
+    passed = health.get("boot_id") == boot_id and health.get("outcome") == "PASS"
+    took = (at if passed and isinstance(at, int) else now) - stopped
+    told = {"downtime_s": took} if 0 <= took <= LONGEST_DOWNTIME else {}
+    return dataclasses.replace(record, reboot=told)
 
 
 def quarantine(
@@ -86,7 +110,9 @@ def sentence(verdict: Verdict, told: Mapping[str, Any], clock_text: str = "") ->
     """One plain sentence for an operator.
 
     Args:
-        told: version, origin_version and failure, as in `Record.verdict` or an intent's JSON form.
+        told: version, origin_version and failure, as in `Record.verdict` or an intent's JSON form;
+            ``by`` and ``running`` (the release still runs) for one that was given up after its
+            blessing; ``quarantined`` is False where an operator lets it be tried again.
         clock_text: when it happened, in local time, or "".
     """
     version = told.get("version") or "the new release"
@@ -103,10 +129,24 @@ def sentence(verdict: Verdict, told: Mapping[str, Any], clock_text: str = "") ->
             return f"Updated from {origin} to {version}{since}."
         case Verdict.ROLLED_BACK:
             why = told.get("failure") or "it never reached its health checks"
-            return (
-                f"Release {version} did not boot healthy ({why}); back on {origin}{since}; "
-                f"{version} will not be tried again."
+            match told.get("by"):
+                case "operator":
+                    fate = f"Release {version} was rolled back by hand"
+                case "late":
+                    fate = f"Release {version} was given up after it had been confirmed ({why})"
+                case _:
+                    fate = f"Release {version} did not boot healthy ({why})"
+            back = (
+                f"{origin} starts with the next reboot"
+                if told.get("running")
+                else f"back on {origin}{since}"
             )
+            again = (
+                f"{version} will not be tried again"
+                if told.get("quarantined", True)
+                else f"{version} may be tried again"
+            )
+            return f"{fate}; {back}; {again}."
         case Verdict.WITHDRAWN:
             return f"Release {version} was staged, but someone chose {origin} by hand; nothing is pending."
         case Verdict.UNFINISHED:

@@ -19,6 +19,7 @@ from bascule.engine.ledger import Ledger, Record
 from bascule.errors import (
     BasculeError,
     BootedSlotNotBlessed,
+    BootError,
     Busy,
     ErrandCrashed,
     NothingPending,
@@ -28,16 +29,33 @@ from bascule.errors import (
     UsageError,
     from_dict,
 )
-from bascule.formats.slots import Slot, words
-from bascule.updater.intent import Intent, Phase
+from bascule.formats.slots import Slot
+from bascule.updater.giveup import GiveUp, settle_giveup
+from bascule.updater.going_back import GoingBack
+from bascule.updater.intent import Intent
 from bascule.updater.machine import INSTALLING, Event, step
-from bascule.updater.settle import quarantine, sentence, settle
+from bascule.updater.once import Detour, Once, settle_once
+from bascule.updater.prepared import Prepared
+from bascule.updater.preparing import Preparing
+from bascule.updater.quarantining import Quarantine
+from bascule.updater.rate import Rate
+from bascule.updater.settle import settle, with_downtime
+from bascule.updater.shown import fields_of, slot_statuses
 from bascule.updater.status import Failure, SlotStatus, State, Status
 from bascule.updater.steering import Actor, Job
 from bascule.updater.verdict import Verdict, judge
 
 UPDATE_OPTIONS = frozenset(
-    {"version", "now", "no_reboot", "allow_downgrade", "file", "repository", "force_full"}
+    {
+        "version",
+        "now",
+        "no_reboot",
+        "allow_downgrade",
+        "file",
+        "repository",
+        "force_full",
+        "prepare",
+    }
 )
 
 
@@ -71,10 +89,32 @@ class Errand(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    verdict: Verdict
+    record: Record
+    slots: tuple[SlotStatus, ...]
+    detour: tuple[Once, Detour] | None
+    giveup: GiveUp | None
+    troubles: list[BasculeError]
+
+
 Launch = Callable[[Mapping[str, Any]], Awaitable[Errand]]
 Document = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 Act = Callable[[Mapping[str, Any], Actor], Awaitable[str]]
 Tell = Callable[..., None]
+
+
+def _nobody() -> None:
+    return
+
+
+async def _permit_all(options: Mapping[str, Any]) -> None:
+    return
+
+
+async def _no_reboot() -> None:
+    raise NothingPending("no reboot is set up")
 
 
 class Updater:
@@ -86,6 +126,7 @@ class Updater:
         boot_id: this boot's id.
         launch: starts an errand.
         tell: called as ``tell(event, **facts)`` for the journal and history.
+        withdrawn: a staged slot was taken back: removes the markers that other programs watch.
         clock: wall clock, unix seconds.
         monotonic: for rates.
     """
@@ -99,17 +140,23 @@ class Updater:
         ledger: Ledger,
         launch: Launch,
         tell: Tell,
+        withdrawn: Callable[[], None] = _nobody,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._orders = orders
-        self._boot = boot
-        self._boot_id = boot_id
+        self.boot = boot
+        self.boot_id = boot_id
         self.ledger = ledger
         self._launch = launch
-        self._tell = tell
-        self._clock = clock
-        self._monotonic = monotonic
+        self.tell = tell
+        self._withdrawn = withdrawn
+        self.clock = clock
+        self._rate = Rate(monotonic)
+        self.permit: Callable[[Mapping[str, Any]], Awaitable[None]] = _permit_all
+        """Raises PolicyRefusal if a gate holds back what was asked for."""
+        self.reboot_now: Callable[[], Awaitable[None]] = _no_reboot
+        """Reboots for an operator."""
         self._status = Status(since=int(clock()))
         self._listeners: list[Callable[[Status, Status], None]] = []
         self._job_listeners: list[Callable[[Job], None]] = []
@@ -118,17 +165,18 @@ class Updater:
         self._errand: Errand | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop_asked: BasculeError | None = None
-        self._rate_mark: tuple[float, int] | None = None
         self.verdict = Verdict.NOTHING_PENDING
-        self.documents: dict[str, Document] = {
-            "quarantine": self._quarantine_document,
-            "slots": self._slots_document,
-        }
-        self.acts: dict[str, Act] = {
-            "quarantine-clear": self._clear_quarantine,
-            "settle": self._settle_act,
-        }
+        self.detour: tuple[Once, Detour] | None = None
+        """A boot for one time that waits or runs."""
+        self.giveup: GiveUp | None = None
+        """The running release is given up and runs yet."""
+        self.documents: dict[str, Document] = {"slots": self._slots_document}
+        self.acts: dict[str, Act] = {"settle": self._settle_act}
         self.end_of_errand: dict[str, Any] = {}
+        self._troubles: set[str] = set()
+        self._going_back = GoingBack(self)
+        Quarantine(self)
+        Preparing(self)
 
     # ── what the faces read ──────────────────────────────────────────────────────────────────
 
@@ -153,10 +201,11 @@ class Updater:
         for listener in list(self._listeners):
             listener(before, after)
 
-    def _move(self, event: Event, **fields: Any) -> None:
+    def move(self, event: Event, **fields: Any) -> None:
+        """One step of the machine, and what is shown with it."""
         state = step(self._status.state, event)
         if state is not self._status.state:
-            fields["since"] = int(self._clock())
+            fields["since"] = int(self.clock())
         self.show(state=state, **fields)
 
     def _tell_job(self, job: Job) -> None:
@@ -168,9 +217,23 @@ class Updater:
     async def start(self) -> None:
         """Judge what became of the last intent, act on it, and show it."""
         self.read_orders()
+        await asyncio.to_thread(self.ledger.update, self._not_stopped)
         await self.settle()
         if self.verdict is Verdict.WAITING and self._status.state is State.IDLE:
-            self._move(Event.FOUND_STAGED)
+            self.move(Event.FOUND_STAGED)
+
+    def _not_stopped(self, record: Record) -> Record:
+        """A daemon that starts again in the same boot has not been through a reboot."""
+        same = record.reboot.get("boot_id") == self.boot_id
+        return replace(record, reboot={}) if same else record
+
+    async def note_stop(self) -> None:
+        """The daemon stops while a release waits for its reboot: the downtime begins, maybe."""
+        if self.verdict is not Verdict.WAITING:
+            return
+        reboot = {"stopped_at": int(self.clock()), "boot_id": self.boot_id}
+        with contextlib.suppress(BasculeError):
+            await asyncio.to_thread(self.ledger.set, reboot=reboot)
 
     def read_orders(self) -> Orders:
         """Read the settings anew and show what they say."""
@@ -185,23 +248,49 @@ class Updater:
     async def settle(self) -> Verdict:
         """Judge and act on the ledger's intent; refresh slots, sentence and warnings."""
 
-        def work() -> tuple[Verdict, Record, tuple[SlotStatus, ...]]:
-            backend = self._boot()
+        def work() -> _Settled:
+            backend = self.boot()
+            troubles: list[BasculeError] = []
+            detour = giveup = None
+            # Neither may keep the daemon from starting: a host whose slots are in disorder needs it.
+            try:
+                detour = settle_once(backend, self.ledger, self.ledger.read(), self.boot_id)
+            except BootError as error:
+                troubles.append(error)
+            try:
+                giveup = settle_giveup(backend, self.ledger, self.ledger.read())
+            except BootError as error:
+                troubles.append(error)
             flags = backend.flags()
             before = self.ledger.read()
             intent = Intent.from_dict(before.intent)
-            verdict = judge(intent, backend.booted, flags, self._boot_id)
-            record = self.ledger.update(lambda r: settle(r, verdict, int(self._clock())))
+            verdict = judge(intent, backend.booted, flags, self.boot_id)
+            now = int(self.clock())
+            record = self.ledger.update(
+                lambda r: settle(with_downtime(r, verdict, self.boot_id, now), verdict, now)
+            )
             if not record.aleph_version or backend.booted.name not in record.releases:
                 record = self._remember_running(backend.booted)
-            return verdict, record, slot_statuses(backend, record)
+            return _Settled(
+                verdict, record, slot_statuses(backend, record), detour, giveup, troubles
+            )
 
-        verdict, record, slots = await asyncio.to_thread(work)
+        found = await asyncio.to_thread(work)
+        for trouble in found.troubles:
+            if str(trouble) not in self._troubles:
+                self._troubles.add(str(trouble))
+                self.tell("no-way-back", error=trouble.as_dict())
+        self.giveup = found.giveup
+        over = found.detour[0] if found.detour and found.detour[1] is Detour.OVER else None
+        self.detour = found.detour if over is None else None
+        verdict, record, slots = found.verdict, found.record, found.slots
         if self.ledger.damage:
-            self._tell("ledger-damaged", why=self.ledger.damage)
+            self.tell("ledger-damaged", why=self.ledger.damage)
         self.verdict = verdict
         self._show_record(record, slots)
         await self._tell_verdict(record)
+        if over is not None:
+            self.tell("once-over", slot=over.target.name, version=over.version)
         return verdict
 
     async def _tell_verdict(self, record: Record) -> None:
@@ -209,7 +298,7 @@ class Updater:
         if not record.verdict or record.verdict.get("told"):
             return
         facts = {k: v for k, v in record.verdict.items() if k not in ("at", "payload")}
-        self._tell("verdict", sentence=self._status.sentence, **facts)
+        self.tell("verdict", sentence=self._status.sentence, **facts)
 
         def mark(fresh: Record) -> Record:
             if fresh.verdict != record.verdict:
@@ -231,37 +320,12 @@ class Updater:
         return self.ledger.update(change)
 
     def _show_record(self, record: Record, slots: tuple[SlotStatus, ...]) -> None:
-        intent = Intent.from_dict(record.intent)
-        fields: dict[str, Any] = {
-            "slots": slots,
-            "quarantine": len(record.quarantine),
-            "last_updated": record.last_updated,
-        }
+        fields = fields_of(record, self.verdict, slots, self._status.extra)
+        if self.detour is not None:
+            once, detour = self.detour
+            fields["sentence"] = once.sentence(detour)
         if record.last_checked > self._status.last_checked:
             fields["last_checked"] = record.last_checked
-        if intent is not None:
-            fields.update(
-                verdict=self.verdict.name,
-                sentence=sentence(self.verdict, intent.as_dict()),
-                attempt=intent.attempt,
-            )
-            if self.verdict is Verdict.WAITING:
-                fields.update(new_version=intent.version, new_size=intent.size)
-        elif record.verdict:
-            told = record.verdict
-            kind = Verdict.__members__.get(str(told.get("verdict")), Verdict.NOTHING_PENDING)
-            at = told.get("at")
-            when = time.strftime("%H:%M", time.localtime(at)) if isinstance(at, int) else ""
-            fields.update(
-                verdict=kind.name,
-                sentence=sentence(kind, told, when),
-                extra={**self._status.extra, "verdict_attempt": str(told.get("attempt") or "")},
-            )
-        else:
-            fields.update(
-                verdict=Verdict.NOTHING_PENDING.name,
-                sentence=sentence(Verdict.NOTHING_PENDING, {}),
-            )
         self.show(**fields)
 
     # ── errands ──────────────────────────────────────────────────────────────────────────────
@@ -280,6 +344,8 @@ class Updater:
         """Start an errand. Raises Busy."""
         if self.busy:
             raise Busy(f"{self._status.state.name.lower().replace('_', ' ')}")
+        if kind == "update" and actor.via == "schedule" and (self.detour or self.giveup):
+            kind = "check"
         self._jobs += 1
         job = self._job = Job(self._jobs, kind)
         self._stop_asked = None
@@ -291,7 +357,7 @@ class Updater:
         end: Mapping[str, Any] = {}
         error: BasculeError | None = None
         if kind != "ping":
-            self._move(
+            self.move(
                 Event.CHECK_BEGAN,
                 bytes_done=0,
                 bytes_total=0,
@@ -303,7 +369,7 @@ class Updater:
                 new_version="",
                 new_size=0,
             )
-        self._rate_mark = None
+        self._rate.reset()
         try:
             self._errand = await self._launch(
                 {"kind": kind, "options": options, "interactive": actor.via != "schedule"}
@@ -329,7 +395,7 @@ class Updater:
         try:
             await self._close(job, kind, end, error)
         except BasculeError as raised:
-            self._tell("settlement-failed", error=raised.as_dict())
+            self.tell("settlement-failed", error=raised.as_dict())
             job.error = job.error or raised
             job.result = "failed"
             self._abandon()
@@ -346,7 +412,7 @@ class Updater:
                     for k in ("new_version", "new_size", "attempt", "bytes_total", "phase")
                     if k in message
                 }
-                self._move(event, **fields)
+                self.move(event, **fields)
             case "progress":
                 done = int(message.get("done", 0))
                 self.show(
@@ -355,7 +421,7 @@ class Updater:
                     bytes_written=int(message.get("written", 0)),
                     bytes_skipped=int(message.get("skipped", 0)),
                     phase=str(message.get("phase", "")),
-                    rate=self._rate(done),
+                    rate=self._rate.at(done),
                 )
             case "phase":
                 sizes = {k: int(message[k]) for k in ("new_size", "bytes_total") if k in message}
@@ -366,22 +432,9 @@ class Updater:
                     extra={**self._status.extra, "answer": str(message.get("answer", ""))},
                 )
             case "note":
-                self._tell(str(message.get("note", "note")), **dict(message.get("facts") or {}))
+                self.tell(str(message.get("note", "note")), **dict(message.get("facts") or {}))
             case _:
-                self._tell("errand-unknown-word", word=str(message.get("say")))
-
-    def _rate(self, done: int) -> float:
-        now = self._monotonic()
-        if self._rate_mark is None or done < self._rate_mark[1]:
-            self._rate_mark = (now, done)
-            return 0.0
-        then, before = self._rate_mark
-        if now - then < 0.5:
-            return self._status.rate
-        fresh = (done - before) / (now - then)
-        self._rate_mark = (now, done)
-        old = self._status.rate
-        return fresh if old == 0 else 0.7 * old + 0.3 * fresh
+                self.tell("errand-unknown-word", word=str(message.get("say")))
 
     async def _close(
         self, job: Job, kind: str, end: Mapping[str, Any], error: BasculeError | None
@@ -392,24 +445,27 @@ class Updater:
         if kind == "ping":
             job.result, job.error = ("failed", error) if error else ("done", None)
             if self._status.state is State.UPDATED_NEED_REBOOT:
-                self._move(Event.PINGED)
+                self.move(Event.PINGED)
             return
         verdict = await self.settle()
         if verdict is Verdict.WAITING:
             if self._status.state is State.FINALIZING:
-                self._move(Event.STAGED, phase="")
+                self.move(Event.STAGED, phase="")
             elif self._status.state is not State.UPDATED_NEED_REBOOT:
                 self._abandon()
-                self._move(Event.FOUND_STAGED, phase="")
+                self.move(Event.FOUND_STAGED, phase="")
             job.result = "done"
             facts = dict(end.get("outcome") or {})
             job.outcome = {**facts, "staged": self._status.new_version}
-            self._tell("staged", attempt=self._status.attempt, **facts)
+            self.tell("staged", attempt=self._status.attempt, **facts)
             return
         if error is None:
             self._end_quietly()
             job.result = str(end.get("result") or "done")
             job.outcome = dict(end.get("outcome") or {})
+            if job.outcome.get("what") == "prepared":
+                job.outcome = {**job.outcome, "sentence": self._status.sentence}
+                self.tell("prepared", attempt=self._status.attempt, **dict(end["outcome"]))
             if job.result == "no-update":
                 job.error = NoUpdate(str(job.outcome.get("why", "")))
             return
@@ -417,32 +473,33 @@ class Updater:
         if isinstance(error, Stopped):
             self._abandon()
             return
-        failure = Failure(error.id, error.number, str(error), error.remedy, int(self._clock()))
+        failure = Failure(error.id, error.number, str(error), error.remedy, int(self.clock()))
         if self._status.state is not State.REPORTING_ERROR_EVENT:
-            self._move(Event.FAILED, failure=failure, phase="")
-        self._tell("attempt-failed", error=error.as_dict(), attempt=self._status.attempt)
-        self._move(
+            self.move(Event.FAILED, failure=failure, phase="")
+        self.tell("attempt-failed", error=error.as_dict(), attempt=self._status.attempt)
+        self.move(
             Event.FAILURE_TOLD, failure=failure, phase="", new_version="", new_size=0, rate=0.0
         )
 
     def _end_quietly(self) -> None:
-        if self._status.state in (State.CHECKING_FOR_UPDATE, State.UPDATE_AVAILABLE):
-            self._move(
-                Event.NOTHING_OFFERED, failure=None, phase="", new_version="", new_size=0, rate=0.0
-            )
+        rest: dict[str, Any] = {"phase": "", "new_version": "", "new_size": 0, "rate": 0.0}
+        if self._status.state is State.FINALIZING:
+            self.move(Event.PREPARED, failure=None, **rest)
+        elif self._status.state in (State.CHECKING_FOR_UPDATE, State.UPDATE_AVAILABLE):
+            self.move(Event.NOTHING_OFFERED, failure=None, **rest)
         else:
             self._abandon()
 
     def _abandon(self) -> None:
         if self._status.state in INSTALLING:
-            self._move(Event.STOPPED, phase="", new_version="", new_size=0, rate=0.0)
+            self.move(Event.STOPPED, phase="", new_version="", new_size=0, rate=0.0)
 
     # ── what the faces ask ───────────────────────────────────────────────────────────────────
 
     async def check(self, actor: Actor) -> Job:
         self._require_idle()
         self._require_server()
-        self._tell("asked", verb="check", actor=dataclasses.asdict(actor))
+        self.tell("asked", verb="check", actor=dataclasses.asdict(actor))
         return self.begin("check", {}, actor)
 
     async def update(self, options: Mapping[str, Any], actor: Actor) -> Job:
@@ -450,18 +507,24 @@ class Updater:
         if unknown:
             raise UsageError(f"unknown option {', '.join(sorted(unknown))}")
         self._require_idle()
+        await self._going_back.require_no_detour()
         if not options.get("file") and not options.get("repository"):
             self._require_server()
         if self.verdict is Verdict.ON_TRIAL:
             raise BootedSlotNotBlessed(self._status.sentence)
         await self.permit(options)
         self._require_idle()
-        self._tell("asked", verb="update", actor=dataclasses.asdict(actor), options=dict(options))
-        return self.begin("update", options, actor)
+        kind = "prepare" if options.get("prepare") else "update"
+        self.tell("asked", verb=kind, actor=dataclasses.asdict(actor), options=dict(options))
+        return self.begin(kind, options, actor)
 
-    def _require_idle(self) -> None:
+    def require_not_busy(self) -> None:
+        """Raises Busy while an errand is under way."""
         if self.busy:
             raise Busy(self._status.state.name.lower().replace("_", " "))
+
+    def _require_idle(self) -> None:
+        self.require_not_busy()
         if self._status.state is State.UPDATED_NEED_REBOOT:
             raise Busy(f"{self._status.sentence} Reboot, or take it back with `updatectl cancel`.")
 
@@ -475,121 +538,88 @@ class Updater:
             await self.update({}, actor)
 
     async def cancel(self, actor: Actor) -> str:
-        self._tell("asked", verb="cancel", actor=dataclasses.asdict(actor))
+        self.tell("asked", verb="cancel", actor=dataclasses.asdict(actor))
         if self.busy:
             await self.stop_errand(Stopped("by the operator"))
             if self._status.state is not State.UPDATED_NEED_REBOOT:
                 return "The attempt was stopped; it goes on where it was at the next update."
         if self._status.state is State.UPDATED_NEED_REBOOT:
-            return await self._withdraw()
+            return await self.withdraw()
+        if said := await self._going_back.cancel():
+            return said
+        record = await asyncio.to_thread(self.ledger.read)
         if self.verdict is Verdict.UNFINISHED:
-            await asyncio.to_thread(self.ledger.set, intent=None)
+            await asyncio.to_thread(self.ledger.set, intent=None, prepared={})
+            await self.settle()
             return "The interrupted attempt was given up."
+        if prepared := Prepared.from_dict(record.prepared):
+            await asyncio.to_thread(self.ledger.set, prepared={})
+            await self.settle()
+            return f"The prepared release {prepared.version} was given up."
         raise NothingPending("no attempt is under way and no slot is staged")
 
     async def reset(self, actor: Actor) -> str:
-        if self.busy:
-            raise Busy(self._status.state.name.lower().replace("_", " "))
+        self.require_not_busy()
         if self._status.state is State.UPDATED_NEED_REBOOT:
-            self._tell("asked", verb="reset", actor=dataclasses.asdict(actor))
-            return await self._withdraw()
+            self.tell("asked", verb="reset", actor=dataclasses.asdict(actor))
+            return await self.withdraw()
         self.show(failure=None)
         return "Nothing was staged."
 
-    async def _withdraw(self) -> str:
+    async def withdraw(self, *, keep: bool = False) -> str:
+        """Take a staged slot back. Raises BootError, StorageError.
+
+        Args:
+            keep: it stays prepared, so that `activate` brings it back.
+        """
         version = self._status.new_version
 
-        def work() -> None:
+        def work() -> Prepared | None:
             record = self.ledger.read()
             intent = Intent.from_dict(record.intent)
             if intent is not None:
-                self._boot().cancel(intent.target)
+                self.boot().cancel(intent.target)
+
             # Flags first: an intent without a staged slot is harmless, the reverse boots unannounced.
-            self.ledger.update(
-                lambda r: replace(
-                    r,
+            def change(record: Record) -> Record:
+                gone = intent.target.name if intent is not None else ""
+                return replace(
+                    record,
                     intent=None,
                     previous_version="",
-                    releases={
-                        k: v
-                        for k, v in r.releases.items()
-                        if intent is None or k != intent.target.name
-                    },
+                    releases={k: v for k, v in record.releases.items() if k != gone},
+                    prepared=record.prepared if keep else {},
                 )
-            )
 
-        await asyncio.to_thread(work)
-        self.on_withdrawn()
+            return Prepared.from_dict(self.ledger.update(change).prepared)
+
+        kept = await asyncio.to_thread(work)
+        self._withdrawn()
         await self.settle()
-        self._move(Event.WITHDRAWN, new_version="", new_size=0)
-        self._tell("withdrawn", version=version)
-        return f"Release {version} is no longer staged; the next boot is the running release."
-
-    def on_withdrawn(self) -> None:
-        """Remove the markers that other programs watch; the daemon replaces this."""
+        self.move(Event.WITHDRAWN, new_version="", new_size=0)
+        self.tell("withdrawn", version=version)
+        said = f"Release {version} is no longer staged; the next boot is the running release."
+        if keep and kept is not None:
+            return f"{said} It stays prepared: `updatectl activate` stages it again."
+        return said
 
     async def rollback(self, options: Mapping[str, Any], actor: Actor) -> str:
         unknown = set(options) - {"once", "no_quarantine"}
         if unknown:
             raise UsageError(f"unknown option {', '.join(sorted(unknown))}")
-        if options.get("once"):
-            raise UsageError("a rollback for one boot only is not built yet; leave --once away")
-        if self.busy:
-            raise Busy(self._status.state.name.lower().replace("_", " "))
+        self.require_not_busy()
         if self._status.state is State.UPDATED_NEED_REBOOT:
             raise Busy(f"{self._status.sentence} Take it back with `updatectl cancel` instead.")
-
-        def work() -> tuple[str, str]:
-            backend = self._boot()
-            other, running = backend.booted.other, backend.booted
-            backend.prefer(other)
-            now = int(self._clock())
-
-            def change(record: Record) -> Record:
-                intent = Intent.from_dict(record.intent)
-                payload = intent.payload if intent and intent.target is running else ""
-                told = record.verdict
-                if not payload and told.get("slot") == running.name:
-                    payload = str(told.get("payload") or "")
-                if payload and not options.get("no_quarantine"):
-                    record = quarantine(
-                        record,
-                        payload,
-                        version=record.releases.get(running.name, ""),
-                        kind="operator",
-                        reason="rolled back by the operator",
-                        now=now,
-                    )
-                return replace(record, intent=None, previous_version="")
-
-            record = self.ledger.update(change)
-            return record.releases.get(other.name, "") or f"slot {other.name}", other.name
-
-        version, slot = await asyncio.to_thread(work)
-        self._tell(
-            "rollback",
-            actor=dataclasses.asdict(actor),
-            version=version,
-            slot=slot,
-            once=bool(options.get("once")),
-        )
-        await self.settle()
-        how = "once, at the next boot" if options.get("once") else "at the next boot and after"
-        return f"{version} (slot {slot}) starts {how}; reboot when it suits."
+        if options.get("once"):
+            return await self._going_back.once(actor)
+        return await self._going_back.for_good(actor, quarantined=not options.get("no_quarantine"))
 
     async def reboot(self, actor: Actor) -> str:
         if self._status.state is not State.UPDATED_NEED_REBOOT:
             raise NothingPending("no release is staged, so there is nothing to reboot into")
-        self._tell("asked", verb="reboot", actor=dataclasses.asdict(actor))
+        self.tell("asked", verb="reboot", actor=dataclasses.asdict(actor))
         await self.reboot_now()
         return f"The reboot into {self._status.new_version} is under way."
-
-    async def permit(self, options: Mapping[str, Any]) -> None:
-        """Raise PolicyRefusal if a gate holds back what was asked for; the daemon replaces this."""
-
-    async def reboot_now(self) -> None:
-        """Reboot for an operator; the daemon replaces this."""
-        raise NothingPending("no reboot is set up")
 
     async def document(self, name: str, options: Mapping[str, Any], actor: Actor) -> dict[str, Any]:
         if name not in self.documents:
@@ -601,7 +631,7 @@ class Updater:
     async def act(self, verb: str, options: Mapping[str, Any], actor: Actor) -> str:
         if verb not in self.acts:
             raise UsageError(f"unknown verb {verb}; known are {', '.join(sorted(self.acts))}")
-        self._tell("asked", verb=verb, actor=dataclasses.asdict(actor), options=dict(options))
+        self.tell("asked", verb=verb, actor=dataclasses.asdict(actor), options=dict(options))
         return await self.acts[verb](options, actor)
 
     async def stop_errand(self, reason: BasculeError) -> None:
@@ -613,75 +643,13 @@ class Updater:
 
     # ── documents and acts ───────────────────────────────────────────────────────────────────
 
-    async def _quarantine_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        record = await asyncio.to_thread(self.ledger.read)
-        return {
-            "quarantine": [
-                {"payload": digest, **entry}
-                for digest, entry in sorted(
-                    record.quarantine.items(), key=lambda i: i[1].get("at", 0)
-                )
-            ]
-        }
-
     async def _slots_document(self, options: Mapping[str, Any]) -> dict[str, Any]:
         await self.settle()
         return {"slots": [dataclasses.asdict(s) for s in self._status.slots]}
-
-    async def _clear_quarantine(self, options: Mapping[str, Any], actor: Actor) -> str:
-        wanted = str(options.get("payload") or options.get("version") or "")
-        cleared: list[str] = []
-
-        def change(record: Record) -> Record:
-            cleared.clear()
-            kept = {}
-            for digest, entry in record.quarantine.items():
-                if not wanted or digest.startswith(wanted) or entry.get("version") == wanted:
-                    cleared.append(str(entry.get("version") or digest[:12]))
-                else:
-                    kept[digest] = entry
-            # Back-off would go on refusing what the operator has just allowed.
-            return replace(record, quarantine=kept, payload_state={})
-
-        await asyncio.to_thread(self.ledger.update, change)
-        await self.settle()
-        if not cleared:
-            raise NothingPending(
-                f"nothing in quarantine matches {wanted!r}" if wanted else "the quarantine is empty"
-            )
-        return f"Cleared: {', '.join(sorted(cleared))}."
 
     async def _settle_act(self, options: Mapping[str, Any], actor: Actor) -> str:
         if not self.busy:
             verdict = await self.settle()
             if verdict is Verdict.WAITING and self._status.state is State.IDLE:
-                self._move(Event.FOUND_STAGED)
+                self.move(Event.FOUND_STAGED)
         return self._status.sentence
-
-
-def slot_statuses(backend: BootBackend, record: Record) -> tuple[SlotStatus, ...]:
-    """Both slots as an operator sees them."""
-    flags = backend.flags()
-    following = backend.next()
-    intent = Intent.from_dict(record.intent)
-    out = []
-    for slot in (Slot.A, Slot.B):
-        if slot not in flags:
-            continue
-        version = record.releases.get(slot.name, "")
-        if intent is not None and slot is intent.target and intent.phase is not Phase.WRITING:
-            version = intent.version
-        flag = flags[slot]
-        out.append(
-            SlotStatus(
-                slot.name,
-                slot is backend.booted,
-                slot is following,
-                flag.priority,
-                flag.tries,
-                flag.successful,
-                version,
-                words(flag),
-            )
-        )
-    return tuple(out)

@@ -106,6 +106,25 @@ class BootBackend(Protocol):
         """
         ...
 
+    def once(self, slot: Slot) -> None:
+        """The next boot is of `slot`, the one after it of the running slot again, whatever happens.
+
+        The caller has made durable that it is for once: `reinstate` must follow.
+
+        Raises:
+            WouldTouchBootedSlot: `slot` is running.
+            SlotNotBootable: one of the two was never found good.
+        """
+        ...
+
+    def reinstate(self, slot: Slot, keep: Slot) -> None:
+        """End `once` of `slot`: it is good as before, and `keep` is booted next. Idempotent.
+
+        Raises:
+            SlotNotBootable: `keep` cannot be booted.
+        """
+        ...
+
     def repair(self) -> str | None:
         """Mend what the bootloader reads; a sentence of what was wrong, or None."""
         ...

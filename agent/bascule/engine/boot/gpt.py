@@ -113,6 +113,16 @@ class GptBackend:
         keep = self._index[self.booted]
         self._change(lambda flags: slots.cancel(flags, self._index[slot], keep))
 
+    def once(self, slot: Slot) -> None:
+        """As the protocol: one try, spent by the bootloader, and no success."""
+        self._refuse_booted(slot)
+        keep = self._index[self.booted]
+        self._change(lambda flags: slots.once(flags, self._index[slot], keep))
+
+    def reinstate(self, slot: Slot, keep: Slot) -> None:
+        """As the protocol."""
+        self._change(lambda flags: slots.reinstate(flags, self._index[slot], self._index[keep]))
+
     def repair(self) -> str | None:
         """As the protocol."""
         return self._table.repair()

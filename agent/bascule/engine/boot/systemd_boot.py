@@ -198,6 +198,29 @@ class SystemdBootBackend:
             self._put_first(self.booted, found, running.left)
         self._expect(self.booted)
 
+    def once(self, slot: Slot) -> None:
+        """As the protocol, by the one-shot variable: the loader itself forgets it (``bootctl
+        set-oneshot``). No entry changes, so there is nothing that a power cut could leave."""
+        self._refuse_booted(slot)
+        found = self._find()
+        for each in Slot:
+            entry = found.own.get(each)
+            if entry is None or entry.left is not None:
+                raise SlotNotBootable(f"slot {each.value} is {slots.words(self.flags()[each])}")
+        self._variables.set(ONESHOT, found.own[slot].id)
+        self._expect(slot)
+
+    def reinstate(self, slot: Slot, keep: Slot) -> None:
+        """As the protocol."""
+        found = self._find()
+        entry = found.own.get(keep)
+        if entry is None or entry.bad:
+            raise SlotNotBootable(f"slot {keep.value} could not be booted again")
+        self._forget(slot, found)
+        if self._selected(found.listed) != entry:
+            self._put_first(keep, found, entry.left)
+        self._expect(keep)
+
     def repair(self) -> str | None:
         """As the protocol: leftovers of an interrupted step are removed."""
         mended = []

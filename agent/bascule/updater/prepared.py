@@ -1,0 +1,80 @@
+"""A release that lies whole and proven in its slot, and that may be let boot without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bascule.formats.omaha_offer import Offer
+from bascule.formats.slots import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the ledger says of a prepared slot. It is a hint, never a proof: the slot is proven
+    again before it is staged.
+
+    Attributes:
+        attempt: id of the attempt that wrote it.
+        offer: what was offered; its digest names the payload.
+        slot: where it lies.
+        at: unix seconds.
+        lowers_floor: an operator allowed this downgrade explicitly.
+        cost: what the installation took, as in `Intent.cost`.
+    """
+
+    attempt: str
+    offer: Offer
+    slot: Slot
+    at: int
+    lowers_floor: bool = False
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def payload(self) -> str:
+        """Hex SHA-256 of the payload."""
+        return self.offer.sha256.hex()
+
+    @property
+    def version(self) -> str:
+        """The release, or the beginning of its digest where it has no name."""
+        return self.offer.version or self.payload[:12]
+
+    def sentence(self) -> str:
+        """How it stands, for an operator."""
+        return (
+            f"Release {self.version} is prepared in slot {self.slot.name}; "
+            "`updatectl activate` lets it boot next."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form, as in `ledger.Record.prepared`."""
+        return {
+            "attempt": self.attempt,
+            "offer": self.offer.as_dict(),
+            "version": self.offer.version,
+            "payload": self.payload,
+            "size": self.offer.size,
+            "slot": self.slot.name,
+            "at": self.at,
+            "lowers_floor": self.lowers_floor,
+            "cost": dict(self.cost),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> Prepared | None:
+        """The inverse; None for nothing, and for what no agent of this version wrote."""
+        if not data:
+            return None
+        try:
+            return cls(
+                attempt=str(data["attempt"]),
+                offer=Offer.from_dict(data["offer"]),
+                slot=Slot(data["slot"]),
+                at=int(data["at"]),
+                lowers_floor=bool(data.get("lowers_floor")),
+                cost=dict(data.get("cost") or {}),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
