@@ -9,7 +9,9 @@ down, as systemd's do. An unknown section or key is an error that names file and
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,19 +52,23 @@ def seconds(value: object) -> float:
 def size(value: object) -> int:
     """``4096``, ``"64MiB"``, ``"2G"`` → bytes; K, M, G, T are powers of 1024. Raises ValueError."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if not match:
-        raise ValueError('must be a size such as "64MiB"')
-    return int(match[1]) << (10 * " KMGT".index((match[2] or " ").upper()))
+        count = value
+    else:
+        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if not match or len(match[1]) > 20:
+            raise ValueError('must be a size such as "64MiB"')
+        count = int(match[1]) << (10 * " KMGT".index((match[2] or " ").upper()))
+    if count >= 1 << 63:
+        raise ValueError("is larger than any disk")
+    return count
 
 
 def text(value: object) -> str:
-    """A string. Raises ValueError."""
+    """A string of one line. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("must be a string")
-    if "\x00" in value or "\n" in value:
-        raise ValueError("must be one line")
+    if any((c < " " and c != "\t") or c == "\x7f" for c in value):
+        raise ValueError("must be one line without control characters")
     return value
 
 
@@ -634,10 +640,17 @@ def flatcar_layers(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _read(path: Path) -> bytes | None:
+    """The file's bytes; None where there is nothing of that name, not even a dangling link."""
     try:
-        with path.open("rb") as file:
+        # Not to wait for the writer of a fifo that somebody put there.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with os.fdopen(handle, "rb") as file:
+            if stat.S_ISFIFO(os.fstat(handle).st_mode):
+                raise SettingsError(f"{path}: a pipe, not a file", file=str(path))
             body = file.read(SIZE_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise SettingsError(f"{path}: a link to nothing", file=str(path)) from error
         return None
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}", file=str(path)) from error
@@ -646,19 +659,37 @@ def _read(path: Path) -> bytes | None:
     return body
 
 
+def _present(path: Path) -> bool:
+    """There is something of that name, be it a link to nothing. Raises SettingsError."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}", file=str(path)) from error
+    return True
+
+
+def _dropins(folder: Path) -> list[Path]:
+    """The fragments in `folder`; hidden files are an editor's own. Raises SettingsError."""
+    try:
+        names = [p for p in folder.iterdir() if p.suffix == ".toml" and p.name[0] != "."]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SettingsError(f"{folder}: {error.strerror}", file=str(folder)) from error
+    return sorted(names)
+
+
 def fragments(root: Path, extra: Sequence[Path] = ()) -> list[Path]:
     """The TOML files that are read, lowest first."""
     files: list[Path] = []
     dropins: dict[str, Path] = {}
     for place in ("usr/lib/bascule", "run/bascule", "etc/bascule"):
         base = root / place
-        if (base / "bascule.toml").exists():
+        if _present(base / "bascule.toml"):
             files.append(base / "bascule.toml")
-        try:
-            names = sorted(p for p in (base / "bascule.toml.d").iterdir() if p.suffix == ".toml")
-        except OSError:
-            names = []
-        dropins.update({p.name: p for p in names})
+        dropins.update({p.name: p for p in _dropins(base / "bascule.toml.d")})
     return files + [dropins[name] for name in sorted(dropins)] + list(extra)
 
 
@@ -677,7 +708,10 @@ def load(root: Path = Path("/"), extra: Sequence[Path] = ()) -> Settings:
             continue
         try:
             layers.append((str(path), tomllib.loads(body.decode())))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except RecursionError:
+            raise SettingsError(f"{path}: nested too deeply", file=str(path)) from None
+        except ValueError as error:
+            # TOML's and UTF-8's mistakes, and a number of more digits than Python reads.
             raise SettingsError(f"{path}: {error}", file=str(path)) from None
     return merge(layers)
 
