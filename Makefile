@@ -4,7 +4,7 @@ VENV  := .venv/bin
 JOBS  ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo setup test lint unit test-boot bench docs clean
+.PHONY: help demo setup test lint unit test-boot bench docs pictures clean
 
 help:
 	@echo 'make demo       set up, then show a real update, a bad one and the way back (under a minute)'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-boot  boot an A/B machine in QEMU and drive it through good and bad updates (slow)'
 	@echo 'make bench      measure, and print target, measured and verdict'
 	@echo 'make docs       regenerate what is generated from the code'
+	@echo 'make pictures   play the stories of the guide again: its outputs and pictures'
 	@echo 'make install    DESTDIR=… PREFIX=/usr: units, policy, configuration, entry points'
 
 demo:
@@ -41,6 +42,9 @@ bench: setup
 docs: setup
 	@$(VENV)/python -m bascule.docs
 	@$(VENV)/python -m bascule.faces.docs
+
+pictures: setup
+	@$(VENV)/python tests/journeys/record.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis
