@@ -10,82 +10,41 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bascule.assembly import LOG_STYLES, Assembly
-from bascule.engine.boot import BootBackend
-from bascule.engine.health import Baseline, CheckResult, Outcome, green, red, run
+from bascule.engine.health import Baseline, CheckResult, Outcome, green, run
 from bascule.engine.ledger import Ledger, Record
-from bascule.errors import BasculeError, BlessRefused, Exit, NotRebootable, Unhealthy
+from bascule.errors import BasculeError, BlessRefused, Exit, LedgerError, Unhealthy
 from bascule.faces.journal import configure_logging
+from bascule.giving_up import deadman_switch
 from bascule.healthchecks import checks_of, host_of
 from bascule.settings import load
-from bascule.updater.health_verdict import Deadman, HealthVerdict, deadman, judge
+from bascule.trial import CLOCKS, Boot, Clocks, look, remember
+from bascule.updater.health_verdict import HealthVerdict, judge
 from bascule.updater.intent import Intent, Phase
+from bascule.updater.once import Detour, settle_once
 from bascule.updater.settle import settle
 from bascule.updater.verdict import Verdict
-from bascule.updater.verdict import judge as judge_update
 
 OUTPUT_KEPT = 2000
 """Characters of each check's output that ledger and history keep."""
 
-
-@dataclass(frozen=True, slots=True)
-class Boot:
-    """What one boot is: which slot, on trial or not, and by which intent.
-
-    Attributes:
-        verdict: the update's fate as of now.
-        fallback: the bootloader would start the other slot if this one were given up.
-    """
-
-    backend: BootBackend
-    record: Record
-    intent: Intent | None
-    verdict: Verdict
-    boot_id: str
-    good: bool
-    fallback: bool
-
-    @property
-    def on_trial(self) -> bool:
-        """Whether this very boot is the trial of the ledger's intent."""
-        return self.verdict is Verdict.ON_TRIAL
-
-
-def look(assembly: Assembly) -> Boot:
-    """Read slots and ledger. Blocks. Raises what they raise."""
-    backend = assembly.boot()
-    flags = backend.flags()
-    record = assembly.ledger().read()
-    intent = Intent.from_dict(record.intent)
-    boot_id = assembly.host.boot_id
-    other = flags.get(backend.booted.other)
-    return Boot(
-        backend,
-        record,
-        intent,
-        judge_update(intent, backend.booted, flags, boot_id),
-        boot_id,
-        flags[backend.booted].successful,
-        other is not None and other.bootable,
-    )
+SOAK_PAUSE = 1.0
+"""Shortest pause between two askings during the soak, in seconds."""
 
 
 # ── health ───────────────────────────────────────────────────────────────────────────────────
 
 
 async def ask_health(
-    assembly: Assembly, baseline: Baseline | None, deadline: float, clock: Callable[[], float]
+    assembly: Assembly, baseline: Baseline | None, deadline: float, clocks: Clocks
 ) -> tuple[HealthVerdict, list[CheckResult]]:
-    """Ask until it is decided, `deadline` (on `clock`) at the latest."""
-    health = assembly.settings.health
+    """Ask until it is decided, `deadline` (on the monotonic clock) at the latest."""
+    health, clock = assembly.settings.health, clocks.monotonic
     checks = checks_of(health)
     becomes = Outcome.PASS if health.inconclusive == "pass" else Outcome.FAIL
     while True:
@@ -102,15 +61,7 @@ async def ask_health(
         )
         if verdict.outcome is not Outcome.INCONCLUSIVE:
             return verdict, results
-        await asyncio.sleep(min(health.interval, max(0.1, deadline - clock())))
-
-
-def uptime(proc: Path = Path("/proc")) -> float:
-    """Seconds since this boot began."""
-    try:
-        return float((proc / "uptime").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return time.monotonic()
+        await clocks.sleep(min(health.interval, max(0.1, deadline - clock())))
 
 
 def remember_health(
@@ -129,6 +80,7 @@ def remember_health(
         told = {
             "boot_id": boot.boot_id,
             "outcome": verdict.outcome.name,
+            "reason": verdict.reason,
             "report": list(verdict.report()),
             "at": now,
             "checks": [
@@ -146,20 +98,26 @@ def remember_health(
         }
         return dataclasses.replace(record, health=told)
 
-    ledger.update(change)
+    try:
+        ledger.update(change)
+    except LedgerError as error:
+        # What was found is told by the exit status too; a full disk is not the release's fault.
+        print(f"bascule: {error}", file=sys.stderr)
 
 
-async def health(options: argparse.Namespace, assembly: Assembly) -> dict[str, Any]:
+async def health(
+    options: argparse.Namespace, assembly: Assembly, clocks: Clocks = CLOCKS
+) -> dict[str, Any]:
     """``bascule health``. Raises Unhealthy."""
     boot = await asyncio.to_thread(look, assembly)
     settings = assembly.settings.health
     baseline = Baseline.from_dict(boot.record.baseline) if boot.on_trial else None
-    left = max(1.0, settings.deadline - uptime(assembly.root / "proc"))
-    verdict, results = await ask_health(assembly, baseline, time.monotonic() + left, time.monotonic)
+    left = max(1.0, settings.deadline - clocks.uptime(assembly.root / "proc"))
+    verdict, results = await ask_health(assembly, baseline, clocks.monotonic() + left, clocks)
     await asyncio.to_thread(
-        remember_health, assembly.ledger(), boot, verdict, results, int(time.time())
+        remember_health, assembly.ledger(), boot, verdict, results, int(clocks.wall())
     )
-    await _record(
+    await remember(
         assembly,
         "health",
         boot,
@@ -176,25 +134,26 @@ async def health(options: argparse.Namespace, assembly: Assembly) -> dict[str, A
         raise Unhealthy(verdict.reason, report=list(verdict.report()))
     if settings.greenboot:
         actions = green(Path(settings.root)).checks
-        await run(actions, host=host_of(settings), clock=time.monotonic, limit=settings.timeout * 2)
+        limit = settings.timeout * 2
+        await run(actions, host=host_of(settings), clock=clocks.monotonic, limit=limit)
     return {"outcome": verdict.outcome.name, "report": list(verdict.report())}
-
-
-async def _record(assembly: Assembly, kind: str, boot: Boot, **facts: Any) -> None:
-    """Into history, where it can be; a full disk must not cost a host its healthy boot."""
-    attempt = boot.intent.attempt if boot.intent else ""
-    try:
-        await asyncio.to_thread(assembly.history().append, kind, attempt=attempt, facts=facts)
-    except BasculeError as error:
-        print(f"bascule: {error}", file=sys.stderr)
 
 
 # ── blessing ─────────────────────────────────────────────────────────────────────────────────
 
 
-async def bless(options: argparse.Namespace, assembly: Assembly) -> dict[str, Any]:
+async def bless(
+    options: argparse.Namespace, assembly: Assembly, clocks: Clocks = CLOCKS
+) -> dict[str, Any]:
     """``bascule bless``. Raises BlessRefused, Unhealthy."""
     boot = await asyncio.to_thread(look, assembly)
+    if boot.record.once:
+        found = await asyncio.to_thread(
+            settle_once, boot.backend, assembly.ledger(), boot.record, boot.boot_id
+        )
+        if found is not None and found[1] is Detour.RUNNING:
+            return {"said": found[0].sentence(found[1]), "blessed": False}
+        boot = await asyncio.to_thread(look, assembly)
     slot = boot.backend.booted
     if boot.verdict is Verdict.WAITING:
         return {"said": "Another slot is staged; the running one stays as it is.", "blessed": False}
@@ -203,68 +162,98 @@ async def bless(options: argparse.Namespace, assembly: Assembly) -> dict[str, An
         return {"said": f"Slot {slot.name} is already good.", "blessed": False}
     intent = boot.intent
     if boot.on_trial and intent is not None:
-        if intent.trial_boot == boot.boot_id and intent.failure:
-            raise BlessRefused(f"this boot was judged: {intent.failure}")
+        _refuse_what_is_not_this_boot(boot, intent)
         soak = 0.0 if options.now else assembly.settings.health.soak
         if soak > 0:
-            await _soak(assembly, boot, soak)
-    await asyncio.to_thread(_bless, assembly, boot)
-    await _record(assembly, "blessed", boot, slot=slot.name)
+            await _soak(assembly, boot, soak, clocks)
+    await asyncio.to_thread(_bless, assembly, boot, int(clocks.wall()))
+    await remember(assembly, "blessed", boot, slot=slot.name)
     await _let_go(assembly)
     version = intent.version if intent is not None and boot.on_trial else assembly.host.version
     return {"said": f"Slot {slot.name} ({version}) is confirmed and stays.", "blessed": True}
 
 
-async def _soak(assembly: Assembly, boot: Boot, soak: float) -> None:
+async def _soak(assembly: Assembly, boot: Boot, soak: float, clocks: Clocks) -> None:
+    """Ask health again and again for `soak` seconds, and once when they are over."""
     settings = assembly.settings.health
-    end = time.monotonic() + soak
+    end = clocks.monotonic() + soak
     baseline = Baseline.from_dict(boot.record.baseline)
     print(
         f"Soaking for {soak:g} s before slot {boot.backend.booted.name} is confirmed.",
         file=sys.stderr,
     )
-    while True:
-        left = end - time.monotonic()
-        await asyncio.sleep(min(max(0.0, left), settings.interval))
+    while (left := end - clocks.monotonic()) > 0:
+        await clocks.sleep(min(left, max(settings.interval, SOAK_PAUSE)))
         verdict, results = await ask_health(
-            assembly, baseline, max(end, time.monotonic() + settings.timeout), time.monotonic
+            assembly, baseline, max(end, clocks.monotonic()) + settings.timeout, clocks
         )
         if verdict.outcome is Outcome.FAIL:
-            await asyncio.to_thread(
-                remember_health, assembly.ledger(), boot, verdict, results, int(time.time())
-            )
+            now = int(clocks.wall())
+            await asyncio.to_thread(remember_health, assembly.ledger(), boot, verdict, results, now)
             raise Unhealthy(f"while soaking: {verdict.reason}", report=list(verdict.report()))
-        if left <= 0:
-            return
 
 
-def _bless(assembly: Assembly, boot: Boot) -> None:
-    fresh = look(assembly)
-    same = (fresh.intent.attempt if fresh.intent else None) == (
-        boot.intent.attempt if boot.intent else None
-    )
-    if not same or fresh.backend.booted is not boot.backend.booted:
-        raise BlessRefused("slots or ledger have changed meanwhile")
-    slot = fresh.backend.booted
-    # Flags first: a good slot that the ledger calls on trial is found good at the next look; the
-    # reverse would be a release that the ledger calls good and the bootloader leaves.
-    fresh.backend.bless(slot)
-    now = int(time.time())
-    told = {
-        "slot": slot.name,
-        "boot_id": fresh.boot_id,
-        "at": now,
-        "attempt": fresh.intent.attempt if fresh.intent else "",
-    }
+def _refuse_what_is_not_this_boot(boot: Boot, intent: Intent) -> None:
+    """Slot, attempt and boot id belong together. Raises BlessRefused."""
+    slot = boot.backend.booted
+    if intent.target is not slot:
+        return
+    if intent.phase is Phase.WRITING:
+        raise BlessRefused(
+            f"release {intent.version} was never written whole into slot {slot.name}"
+        )
+    if intent.boot_id == boot.boot_id:
+        raise BlessRefused(
+            f"slot {slot.name} was staged in this very boot, so this boot cannot come from it"
+        )
+    if intent.trial_boot == boot.boot_id and intent.failure:
+        raise BlessRefused(f"this boot was judged: {intent.failure}")
 
+
+def _bless(assembly: Assembly, boot: Boot, now: int) -> None:
     def change(record: Record) -> Record:
+        """Under the ledger's lock: whoever gives the boot up writes that down under it too."""
+        fresh = _set_good(assembly, boot)
+        slot, intent = fresh.backend.booted, fresh.intent
+        told = {
+            "slot": slot.name,
+            "boot_id": fresh.boot_id,
+            "at": now,
+            "attempt": intent.attempt if intent else "",
+        }
         record = dataclasses.replace(record, blessed=told)
-        intent = Intent.from_dict(record.intent)
-        if intent is None or intent.target is not slot or intent.phase is Phase.WRITING:
+        if intent is None or intent.target is not slot:
             return record
         return settle(record, Verdict.UPDATED, now)
 
-    assembly.ledger().update(change)
+    try:
+        assembly.ledger().update(change)
+    except LedgerError as error:
+        # A state directory that is full or gone must not cost a host its healthy boot. The next
+        # look finds the slot good, and settles the ledger.
+        _set_good(assembly, boot)
+        print(f"bascule: {error}", file=sys.stderr)
+
+
+def _set_good(assembly: Assembly, boot: Boot) -> Boot:
+    """Bless the running slot's flags if this is still the boot that `boot` was. Raises BlessRefused.
+
+    Flags before ledger: a good slot that the ledger calls on trial is found good at the next look;
+    the reverse would be a release that the ledger calls good and the bootloader leaves.
+    """
+    fresh = look(assembly)
+    attempts = [b.intent.attempt if b.intent else None for b in (fresh, boot)]
+    slot = fresh.backend.booted
+    if (
+        attempts[0] != attempts[1]
+        or slot is not boot.backend.booted
+        or fresh.boot_id != boot.boot_id
+    ):
+        raise BlessRefused("slots or ledger have changed meanwhile")
+    if fresh.intent is not None:
+        _refuse_what_is_not_this_boot(fresh, fresh.intent)
+    fresh.backend.bless(slot)
+    return fresh
 
 
 async def _let_go(assembly: Assembly) -> None:
@@ -292,73 +281,6 @@ async def _tell_daemon(assembly: Assembly) -> bool:
         return False
     finally:
         connection.close()
-
-
-# ── deadman ──────────────────────────────────────────────────────────────────────────────────
-
-
-async def deadman_switch(options: argparse.Namespace, assembly: Assembly) -> dict[str, Any]:
-    """``bascule deadman``: give a boot on trial up when it failed or took too long."""
-    deadline = assembly.settings.health.deadline + assembly.settings.health.soak
-    while True:
-        boot = await asyncio.to_thread(look, assembly)
-        intent = boot.intent
-        failed = (
-            HealthVerdict(Outcome.FAIL, intent.failure)
-            if intent is not None and intent.failure and intent.trial_boot == boot.boot_id
-            else None
-        )
-        order = deadman(
-            on_trial=boot.on_trial,
-            fallback_bootable=boot.fallback,
-            health=failed,
-            uptime=uptime(assembly.root / "proc"),
-            deadline=deadline,
-        )
-        if order.action is not Deadman.WAIT or options.once:
-            break
-        await asyncio.sleep(min(order.seconds, 60.0))
-    print(order.reason, file=sys.stderr)
-    if order.action is Deadman.REBOOT:
-        await _give_up(assembly, boot, order.reason, failed is None)
-    elif order.action is Deadman.STAY:
-        _shout(order.reason)
-    return {"action": order.action.value, "said": order.reason}
-
-
-async def _give_up(assembly: Assembly, boot: Boot, reason: str, timed_out: bool) -> None:
-    def change(record: Record) -> Record:
-        intent = Intent.from_dict(record.intent)
-        if intent is None or boot.intent is None or intent.attempt != boot.intent.attempt:
-            return record
-        why = intent.failure or ("its health was not decided in time" if timed_out else reason)
-        return dataclasses.replace(
-            record,
-            intent=dataclasses.replace(intent, failure=why, trial_boot=boot.boot_id).as_dict(),
-        )
-
-    await asyncio.to_thread(assembly.ledger().update, change)
-    await _record(assembly, "given-up", boot, reason=reason)
-    settings = assembly.settings.health
-    if settings.greenboot:
-        actions = red(Path(settings.root)).checks
-        await run(actions, host=host_of(settings), clock=time.monotonic, limit=settings.timeout * 2)
-    try:
-        await assembly.rebooter().reboot(reason)
-    except NotRebootable as error:
-        # A host that is given up and cannot be asked to reboot is rebooted without being asked.
-        print(f"{error}; forcing it", file=sys.stderr)
-        if assembly.settings.reboot.via == "logind":
-            await asyncio.to_thread(
-                subprocess.run, ["systemctl", "--force", "reboot"], check=False, timeout=60
-            )
-
-
-def _shout(reason: str) -> None:
-    try:
-        subprocess.run(["wall", f"Bascule: {reason}"], check=False, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return
 
 
 # ── command line ─────────────────────────────────────────────────────────────────────────────

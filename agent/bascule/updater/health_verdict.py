@@ -121,6 +121,27 @@ def _clause(reasons: Sequence[str]) -> str:
     return told[0] if len(told) == 1 else f"{told[0]}, and {len(told) - 1} more"
 
 
+DECIDING = 10.0
+"""Seconds that the health checks may need to write down what they decided at their deadline."""
+
+BLESSING = 60.0
+"""Seconds that a blessing may need once it is due: programs start slowly on a loaded host."""
+
+
+def last_moment(*, deadline: float, soak: float, timeout: float, healthy: bool) -> float:
+    """Seconds after the boot began at which a boot that is not blessed yet is given up.
+
+    Args:
+        deadline: seconds after boot by which health is decided.
+        soak: seconds between healthy and blessed.
+        timeout: longest run of one check; health is asked once more when the soak ends.
+        healthy: health was decided, for the better: possibly only at the deadline.
+    """
+    if not healthy:
+        return deadline + DECIDING
+    return deadline + DECIDING + soak + (timeout if soak else 0.0) + BLESSING
+
+
 class Deadman(enum.Enum):
     """What the deadman does now."""
 
