@@ -286,8 +286,8 @@ class Daemon:
                 task.result()
         finally:
             self._notifier.stopping()
-            for task in tasks:
             await updater.note_stop()
+            for task in tasks:
                 task.cancel()
             await updater.stop_errand(Stopped("the daemon stops"))
             face.close()
