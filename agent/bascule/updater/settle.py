@@ -32,8 +32,8 @@ def settle(record: Record, verdict: Verdict, now: int) -> Record:
         "at": now,
         **intent.cost,
     }
-    if record.reboot.get("downtime_s") is not None:
-        told["downtime_s"] = record.reboot["downtime_s"]
+    if verdict in (Verdict.UPDATED, Verdict.ROLLED_BACK):
+        told.update(_downtime(record, verdict, now))
     match verdict:
         case Verdict.WAITING:
             staged = dataclasses.replace(intent, phase=Phase.STAGED)
@@ -76,22 +76,20 @@ LONGEST_DOWNTIME = 30 * 86400
 """Seconds; more than that is a clock that was set, not a reboot."""
 
 
-def with_downtime(record: Record, verdict: Verdict, boot_id: str, now: int) -> Record:
-    """The ledger with the length of the last update's reboot, where it can be told.
-
-    It ends when the health checks of this boot passed, or now, where the update's fate is known
-    without them. Clocks that went backwards between the boots leave it untold.
-    """
+def _downtime(record: Record, verdict: Verdict, now: int) -> dict[str, int]:
+    """Seconds from the daemon's stop before the reboot until the new release was found healthy, or
+    until the old one was up again. Clocks that went backwards meanwhile leave it untold."""
     stopped, health = record.reboot.get("stopped_at"), record.health
-    if not isinstance(stopped, int) or record.reboot.get("boot_id") == boot_id:
-        return record
-    if "downtime_s" in record.reboot or verdict not in (Verdict.UPDATED, Verdict.ROLLED_BACK):
-        return record
-    at = health.get("at")
-    passed = health.get("boot_id") == boot_id and health.get("outcome") == "PASS"
-    took = (at if passed and isinstance(at, int) else now) - stopped
-    told = {"downtime_s": took} if 0 <= took <= LONGEST_DOWNTIME else {}
-    return dataclasses.replace(record, reboot=told)
+    if not isinstance(stopped, int):
+        return {}
+    ended, at = now, health.get("at")
+    passed = health.get("outcome") == "PASS" and health.get("boot_id") != record.reboot.get(
+        "boot_id"
+    )
+    if verdict is Verdict.UPDATED and passed and isinstance(at, int):
+        ended = at
+    took = ended - stopped
+    return {"downtime_s": took} if 0 <= took <= LONGEST_DOWNTIME else {}
 
 
 def quarantine(

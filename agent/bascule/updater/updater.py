@@ -39,7 +39,7 @@ from bascule.updater.prepared import Prepared
 from bascule.updater.preparing import Preparing
 from bascule.updater.quarantining import Quarantine
 from bascule.updater.rate import Rate
-from bascule.updater.settle import settle, with_downtime
+from bascule.updater.settle import settle
 from bascule.updater.shown import fields_of, slot_statuses
 from bascule.updater.status import Failure, SlotStatus, State, Status
 from bascule.updater.steering import Actor, Job
@@ -266,9 +266,7 @@ class Updater:
             intent = Intent.from_dict(before.intent)
             verdict = judge(intent, backend.booted, flags, self.boot_id)
             now = int(self.clock())
-            record = self.ledger.update(
-                lambda r: settle(with_downtime(r, verdict, self.boot_id, now), verdict, now)
-            )
+            record = self.ledger.update(lambda r: settle(r, verdict, now))
             if not record.aleph_version or backend.booted.name not in record.releases:
                 record = self._remember_running(backend.booted)
             return _Settled(
