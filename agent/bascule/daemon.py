@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bascule.child import ChildErrand
 from bascule.conductor import Conductor
 from bascule.documents import Documents
 from bascule.engine.boot import BootBackend
+from bascule.engine.ledger import Record
 from bascule.engine.markers import remove_markers
 from bascule.errors import BasculeError, SettingsError, Stopped
 from bascule.faces.bus import NAME as BUS_NAME
@@ -27,9 +29,11 @@ from bascule.faces.journal import configure_logging
 from bascule.faces.legacy_bus import NAME as LEGACY_BUS_NAME
 from bascule.faces.legacy_bus import LegacyBusFace
 from bascule.faces.systemd import Notifier, keep_watchdog
+from bascule.figures import Exporter
 from bascule.settings import differences, load
 from bascule.updater import policy
 from bascule.updater.scheduler import Scheduler
+from bascule.updater.staleness import is_stale, warning
 from bascule.updater.status import State, Status
 from bascule.updater.steering import Actor
 from bascule.updater.updater import Orders, Updater
@@ -95,6 +99,7 @@ class Daemon:
         self.conductor = Conductor(self, self.updater)
         self._connection: BusConnection | None = None
         self.documents = Documents(self)
+        self.exporter = Exporter(self)
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────
 
@@ -129,6 +134,7 @@ class Daemon:
         if fresh != self.settings:
             self.settings = fresh
             self.assembly = Assembly(fresh)
+            self.exporter.wake()
 
     @property
     def message_bus(self) -> Any:
@@ -205,18 +211,27 @@ class Daemon:
             elif kind := await self.conductor.by_the_clock():
                 updater.begin(kind, {}, SCHEDULE)
             await updater.idle()
-        self._warn()
         record = await asyncio.to_thread(updater.ledger.read)
+        self._warn(record)
         return self._next_delay(record.answer)
 
-    def _warn(self) -> None:
-        """Staleness, for status and metrics."""
-        orders, status = self.updater.read_orders(), self.updater.status
+    def _warn(self, record: Record) -> None:
+        """What an operator should look at, for status, bus and login message."""
+        orders, now = self.updater.read_orders(), time.time()
+        checked = self.updater.status.last_checked
+        stale = orders.enabled and is_stale(checked, record.begun, orders.stale_after, now)
         warnings = []
-        age = time.time() - status.last_checked
-        if status.last_checked and orders.stale_after and age > orders.stale_after:
-            warnings.append(f"No check has succeeded for {int(age // 86400)} days.")
-        self.updater.show(warnings=tuple(warnings))
+        if self.settings_error is not None:
+            warnings.append(f"{self.settings_error} The last good settings stay in force.")
+        if stale:
+            warnings.append(warning(checked, record.begun, now))
+        self.updater.show(warnings=tuple(warnings), stale=stale)
+
+    async def _note_first_run(self) -> Record:
+        def change(record: Record) -> Record:
+            return record if record.begun else replace(record, begun=int(time.time()))
+
+        return await asyncio.to_thread(self.updater.ledger.update, change)
 
     def _next_delay(self, answer: Mapping[str, Any]) -> float:
         scheduled = self.conductor.next_scheduled(time.time())
@@ -252,6 +267,7 @@ class Daemon:
         connection = self._connection = BusConnection(settings.bus.address or None)
         updater = self.updater
         await updater.start()
+        self._warn(await self._note_first_run())
         face = BusFace(updater, connection)
         names = [BUS_NAME]
         legacy = None
@@ -277,6 +293,7 @@ class Daemon:
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self._write_history()),
             asyncio.create_task(self.conductor.run()),
+            asyncio.create_task(self.exporter.run()),
             asyncio.create_task(keep_watchdog(self._notifier)),
         ]
         try:

@@ -448,7 +448,11 @@ class Metrics:
         "off",
         "socket: served on a unix socket; textfile: written for node_exporter.",
     )
-    path: str = _s(text, "", "Path of the socket or file.")
+    path: str = _s(
+        text,
+        "",
+        "Path of the socket or file; /run/bascule/metrics.sock or /var/lib/prometheus/node-exporter/bascule.prom where empty.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

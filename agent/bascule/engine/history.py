@@ -121,6 +121,17 @@ class History:
                 return found[-limit:] if limit else []
         return found
 
+    def stamp(self) -> tuple[int, ...]:
+        """Changes whenever something was appended: size, time and number of files."""
+        files = self._files()
+        if not files or files[-1] != self.path:
+            return (0, 0, len(files))
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise LedgerError(f"{self.path}: {error.strerror}") from error
+        return (found.st_size, found.st_mtime_ns, len(files))
+
     def verify(self) -> Verification:
         """Follow the chain from the oldest record that is kept to the end."""
         with self._locked():

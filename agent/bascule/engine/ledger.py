@@ -47,6 +47,7 @@ class Record:
         hold, pin: operator's hold and pin, or empty.
         reboot: what is known of a reboot under way.
         budget: data used in the present period.
+        begun: unix seconds of the first run, 0 where that is not known.
         repositories: static repository → {serial, at} of the newest trusted index seen there.
         prepared: a release that lies proven in its slot, as written by `updater.prepared`.
         once: a boot of the other slot for one time, as written by `updater.once`.
@@ -74,6 +75,7 @@ class Record:
     pin: str = ""
     reboot: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
+    begun: int = 0
     repositories: Mapping[str, Any] = field(default_factory=dict)
     prepared: Mapping[str, Any] = field(default_factory=dict)
     once: Mapping[str, Any] = field(default_factory=dict)

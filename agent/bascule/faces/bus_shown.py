@@ -189,6 +189,12 @@ SHOWN: tuple[Shown, ...] = (
         "Sentences about what an operator should look at.",
     ),
     Shown(
+        "Stale",
+        "b",
+        lambda view: view.status.stale,
+        "No check has succeeded for longer than `policy.stale_after`.",
+    ),
+    Shown(
         "Extra",
         "a{sv}",
         lambda view: dictionary(view.status.extra),

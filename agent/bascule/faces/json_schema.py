@@ -20,6 +20,7 @@ _STRING = {"type": "string"}
 _BOOLEAN = {"type": "boolean"}
 _TYPES: dict[str, Any] = {
     "s": _STRING,
+    "b": _BOOLEAN,
     "x": _INTEGER,
     "t": {"type": "integer", "minimum": 0},
     "u": {"type": "integer", "minimum": 0},

@@ -26,7 +26,6 @@ class Figures:
         failures: error id → count of failed attempts.
         bytes_fetched, bytes_written, bytes_skipped: sums over all updates on record.
         last: durations in seconds of the last update (``download``, ``apply``, ``downtime``).
-        stale_after: seconds without success after which the host counts as stale, 0 for never.
         budget_limit, budget_used: bytes in the present period; limit 0 for none.
         held: a hold is active.
     """
@@ -37,7 +36,6 @@ class Figures:
     bytes_written: int = 0
     bytes_skipped: int = 0
     last: Mapping[str, float] = field(default_factory=dict)
-    stale_after: float = 0.0
     budget_limit: int = 0
     budget_used: int = 0
     held: bool = False
@@ -92,11 +90,6 @@ def _number(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18:
         return float(value)
     return 0.0
-
-
-def is_stale(status: Status, stale_after: float, now: float) -> bool:
-    """Whether no check has succeeded for `stale_after` seconds (0: never stale)."""
-    return stale_after > 0 and now - status.last_checked > stale_after
 
 
 class _Page:
@@ -183,7 +176,7 @@ def render(status: Status, told: Figures, now: float) -> str:
     page.one(
         "stale",
         "1 if no check has succeeded for longer than `policy.stale_after`.",
-        float(is_stale(status, told.stale_after, now)),
+        float(status.stale),
     )
     page.one(
         "next_check_timestamp_seconds", "When the next check is due, unix time.", status.next_check

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bascule.errors import StorageError
@@ -23,14 +23,16 @@ class SocketServer:
 
     Args:
         path: the socket; a stale one is replaced, a live one is not.
-        page: makes the page; called in the loop for every client.
+        page: makes the page, for every client anew.
         mode: permissions of the socket.
 
     Raises (start):
         StorageError: the socket cannot be made, or somebody serves it already.
     """
 
-    def __init__(self, path: Path, page: Callable[[], str], *, mode: int = 0o660) -> None:
+    def __init__(
+        self, path: Path, page: Callable[[], Awaitable[str]], *, mode: int = 0o660
+    ) -> None:
         self.path = path
         self._page = page
         self._mode = mode
@@ -108,11 +110,11 @@ class SocketServer:
             async with asyncio.timeout(_REQUEST_WAIT):
                 request = await reader.readuntil(b"\r\n\r\n")
         if not request:
-            writer.write(self._page().encode("utf-8", "replace"))
+            writer.write((await self._page()).encode("utf-8", "replace"))
         else:
             words = request.split(b"\r\n", 1)[0].split(b" ")
             known = len(words) == 3 and words[0] in (b"GET", b"HEAD")
-            body = self._page().encode("utf-8", "replace") if known else b"only GET\n"
+            body = (await self._page()).encode("utf-8", "replace") if known else b"only GET\n"
             status = "200 OK" if known else "405 Method Not Allowed"
             kind = CONTENT_TYPE if known else "text/plain"
             head = (

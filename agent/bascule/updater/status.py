@@ -88,6 +88,7 @@ class Status:
     quarantine: int = 0
     blocked_by: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    stale: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
