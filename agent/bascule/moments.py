@@ -241,7 +241,8 @@ def _set_good(assembly: Assembly, boot: Boot) -> Boot:
     Flags before ledger: a good slot that the ledger calls on trial is found good at the next look;
     the reverse would be a release that the ledger calls good and the bootloader leaves.
     """
-    fresh = look(assembly)
+    # Anew from the ground: what was found out about this host when the soak began counts for nothing.
+    fresh = look(Assembly(assembly.settings))
     attempts = [b.intent.attempt if b.intent else None for b in (fresh, boot)]
     slot = fresh.backend.booted
     if (

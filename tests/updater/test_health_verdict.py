@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bascule.engine.health import Baseline, CheckResult, Outcome
-from bascule.updater.health_verdict import Deadman, HealthVerdict, deadman, judge
+from bascule.updater.health_verdict import (
+    BLESSING,
+    DECIDING,
+    Deadman,
+    HealthVerdict,
+    deadman,
+    judge,
+    last_moment,
+)
 
 NAMES = st.sampled_from(["a", "b", "c", "d", "e"])
 UNITS = st.lists(st.sampled_from(["x.service", "y.service", "z.service"]), unique=True)
@@ -165,3 +173,53 @@ def test_deadman(
     else:
         assert order.action is (Deadman.REBOOT if fallback else Deadman.STAY)
     assert order.reason.endswith(".")
+
+
+WHOLE = st.integers(0, 10**7)
+
+
+@given(deadline=WHOLE, soak=WHOLE, timeout=WHOLE, healthy=st.booleans())
+def test_the_last_moment_leaves_time_for_what_is_still_to_come(
+    deadline: int, soak: int, timeout: int, healthy: bool
+) -> None:
+    """Health may be decided as late as its deadline; then follow the soak, its last asking, the blessing."""
+    at = last_moment(deadline=deadline, soak=soak, timeout=timeout, healthy=healthy)
+    assert at >= deadline + DECIDING
+    if healthy:
+        assert at >= deadline + DECIDING + soak + BLESSING
+        assert at == deadline + DECIDING + BLESSING + (soak + timeout if soak else 0)
+    else:
+        # A boot that nobody found healthy is not left waiting for a soak that cannot begin.
+        assert at == deadline + DECIDING
+
+
+@given(
+    deadline=st.integers(1, 10**6),
+    soak=st.integers(0, 10**6),
+    timeout=st.integers(1, 10**4),
+    decided=st.integers(0, 10**6),
+    blessing=st.floats(0, BLESSING),
+)
+def test_a_healthy_boot_is_never_given_up_however_late_it_was_decided(
+    deadline: int, soak: int, timeout: int, decided: int, blessing: float
+) -> None:
+    """The deadman, asked at any moment of a boot that goes well, waits."""
+    decided_at = min(decided, deadline) + DECIDING / 2
+    blessed_at = decided_at + soak + (timeout if soak else 0) + blessing
+    healthy = HealthVerdict(Outcome.PASS)
+    for uptime, health in (
+        (0.0, None),
+        (decided_at, None),
+        (decided_at, healthy),
+        (blessed_at, healthy),
+    ):
+        order = deadman(
+            on_trial=True,
+            fallback_bootable=True,
+            health=health,
+            uptime=uptime,
+            deadline=last_moment(
+                deadline=deadline, soak=soak, timeout=timeout, healthy=health is healthy
+            ),
+        )
+        assert order.action is Deadman.WAIT
