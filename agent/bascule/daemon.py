@@ -84,6 +84,7 @@ class Daemon:
         self.settings = load(root, self._extra)
         self.assembly = Assembly(self.settings)
         self._notifier = Notifier()
+        self._begun = 0
         self.settings_error: SettingsError | None = None
         self._untold: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._interval = self.settings.check.interval
@@ -211,27 +212,27 @@ class Daemon:
             elif kind := await self.conductor.by_the_clock():
                 updater.begin(kind, {}, SCHEDULE)
             await updater.idle()
+        self.warn()
         record = await asyncio.to_thread(updater.ledger.read)
-        self._warn(record)
         return self._next_delay(record.answer)
 
-    def _warn(self, record: Record) -> None:
-        """What an operator should look at, for status, bus and login message."""
+    def warn(self) -> None:
+        """Show what an operator should look at: in status, on the bus, at login."""
         orders, now = self.updater.read_orders(), time.time()
         checked = self.updater.status.last_checked
-        stale = orders.enabled and is_stale(checked, record.begun, orders.stale_after, now)
+        stale = orders.enabled and is_stale(checked, self._begun, orders.stale_after, now)
         warnings = []
         if self.settings_error is not None:
             warnings.append(f"{self.settings_error} The last good settings stay in force.")
         if stale:
-            warnings.append(warning(checked, record.begun, now))
+            warnings.append(warning(checked, self._begun, now))
         self.updater.show(warnings=tuple(warnings), stale=stale)
 
-    async def _note_first_run(self) -> Record:
+    async def _note_first_run(self) -> None:
         def change(record: Record) -> Record:
             return record if record.begun else replace(record, begun=int(time.time()))
 
-        return await asyncio.to_thread(self.updater.ledger.update, change)
+        self._begun = (await asyncio.to_thread(self.updater.ledger.update, change)).begun
 
     def _next_delay(self, answer: Mapping[str, Any]) -> float:
         scheduled = self.conductor.next_scheduled(time.time())
@@ -267,7 +268,8 @@ class Daemon:
         connection = self._connection = BusConnection(settings.bus.address or None)
         updater = self.updater
         await updater.start()
-        self._warn(await self._note_first_run())
+        await self._note_first_run()
+        self.warn()
         face = BusFace(updater, connection)
         names = [BUS_NAME]
         legacy = None
