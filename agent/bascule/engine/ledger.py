@@ -113,7 +113,7 @@ class Record:
                 if isinstance(value, dict):
                     known[name] = {k: v for k, v in value.items() if isinstance(v, str)}
             elif isinstance(default, int):
-                if isinstance(value, int) and not isinstance(value, bool):
+                if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
                     known[name] = value
             elif isinstance(default, str):
                 if isinstance(value, str):
