@@ -110,6 +110,7 @@ def record(
         RuntimeError: it ended with another code than 0.
     """
     recording = into or Recording(columns, rows)
+    columns, rows = recording.columns, recording.rows
     screen, began = Screen(columns, rows), time.monotonic()
     screen.feed(recording.text)
     offset = recording.length

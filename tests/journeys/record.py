@@ -232,7 +232,7 @@ def picture_of_an_update(folder: Path) -> None:
         s.site.publish("2.0.0")
         s.site.fault("slow", rate=400_000)
         s.node.power_on()
-        recording = Recording(92, 12)
+        recording = Recording(92, 14)
         _typed(s, recording, "update")
         _typed(s, recording, "slots")
         (folder / "update.svg").write_text(svg(recording, "updatectl update"))
@@ -246,7 +246,7 @@ def picture_of_an_answer(folder: Path) -> None:
         s.node.reboot()
         s.node.finish_boot()
         s.node.reboot()
-        recording = Recording(118, 60)
+        recording = Recording(140, 60)
         _typed(s, recording, "status")
         _typed(s, recording, "explain")
         (folder / "explain.svg").write_text(

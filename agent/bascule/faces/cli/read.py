@@ -129,7 +129,14 @@ def _cell(key: str, value: Any) -> str:
 
 
 def explain(session: Session, args: argparse.Namespace) -> int:
-    return shown(session, "explain", {"history": True} if args.history else None)
+    paint = session.paint
+    looks = {"open": paint.faint, "closed": paint.bad, "unknown": paint.warn}
+
+    def words(document: Mapping[str, Any]) -> list[str]:
+        lines = lines_of(document)
+        return [looks.get(line.partition(" ")[0], str)(line) for line in lines]
+
+    return shown(session, "explain", {"history": True} if args.history else None, words)
 
 
 def history(session: Session, args: argparse.Namespace) -> int:
