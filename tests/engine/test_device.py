@@ -383,3 +383,53 @@ def test_a_loop_device_is_held_alone_and_refused_while_mounted(tmp_path: Path) -
 
 def test_threads_have_buffers_of_their_own() -> None:
     assert len(module._buffers.ours) == len(module._buffers.theirs) == PIECE
+
+
+def test_a_slot_with_nothing_in_common_is_not_read_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading what is there saves no write there: only now and then it is looked for again."""
+    path = tmp_path / "slot"
+    length = 32 * PIECE
+    path.write_bytes(b"\xaa" * length)
+    read: list[int] = []
+    peek = Device._peek
+    monkeypatch.setattr(
+        Device, "_peek", lambda self, at, view: (read.append(len(view)), peek(self, at, view))[1]
+    )
+    device = Device(Region(path), write=True)
+    new = random.Random(3).randbytes(PIECE)
+    for at in range(0, 24 * PIECE, PIECE):
+        assert device.update(at, new) == (PIECE, 0)
+    assert sum(read) == 8 * PIECE + 2 * PIECE
+    # One equal block, met by the look at 24 MiB, and it reads everything again.
+    same = b"\xaa" * 4096 + new[4096:]
+    assert device.update(24 * PIECE, same) == (PIECE - 4096, 4096)
+    read.clear()
+    for at in range(25 * PIECE, length, PIECE):
+        assert device.update(at, b"\xaa" * PIECE) == (0, PIECE)
+    assert sum(read) == 7 * PIECE
+    device.close()
+    body = path.read_bytes()
+    assert body == new * 24 + same + b"\xaa" * (7 * PIECE)
+
+
+def test_equal_blocks_between_different_ones_are_left_alone_whatever_the_block(
+    tmp_path: Path,
+) -> None:
+    """The last block may be short, and a run may begin where `O_DIRECT` cannot write."""
+    rng = random.Random(4)
+    for block in (512, 4096):
+        old = bytearray(rng.randbytes(20 * block + 7))
+        new = bytearray(old)
+        changed = [1, 2, 5, 13, 20]
+        for number in changed:
+            new[number * block] ^= 1
+        path = tmp_path / f"slot-{block}"
+        path.write_bytes(old)
+        device = Device(Region(path), write=True)
+        written, skipped = device.update(0, bytes(new), block)
+        device.close()
+        assert written == 4 * block + 7
+        assert written + skipped == len(new)
+        assert path.read_bytes() == new

@@ -24,7 +24,7 @@ else:
     from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 PIECE = 1 << 20
-"""Bytes yielded at once, at most."""
+"""Bytes yielded at once, at most; a blob that is no more than itself comes whole."""
 
 XZ_MEMORY = 96 << 20
 """Bytes; enough for a 64 MiB dictionary, the most that AOSP's decoder takes."""
@@ -104,7 +104,7 @@ def produce(operation: Operation, blob: bytes, source: Source, room: int) -> Ite
 def _pieces(operation: Operation, blob: bytes, source: Source, limit: int) -> Iterator[bytes]:
     match operation.type:
         case OperationType.REPLACE:
-            return _slices(blob)
+            return iter((blob,))
         case OperationType.REPLACE_BZ:
             return _decompress(bz2.BZ2Decompressor(), blob, limit)
         case OperationType.REPLACE_XZ:
@@ -152,14 +152,6 @@ def _decompress(decompressor: _Decompressor, blob: bytes, limit: int) -> Iterato
         raise OperationFailed(
             f"{len(decompressor.unused_data)} bytes follow the end of the compressed data"
         )
-
-
-def _slices(blob: bytes) -> Iterator[bytes]:
-    if len(blob) <= PIECE:
-        yield blob
-        return
-    for start in range(0, len(blob), PIECE):
-        yield blob[start : start + PIECE]
 
 
 def _zeros(length: int) -> Iterator[bytes]:

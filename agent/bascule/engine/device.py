@@ -6,6 +6,7 @@ it (``O_DIRECT``), through it where not.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -32,6 +33,13 @@ _PROBES = (0, 1000, 2000, 3000)
 _DIRECT_RUNS = 4
 """More separate runs than this in one piece go through the page cache, which merges them."""
 
+_HOPELESS = 8 << 20
+"""Bytes without one equal block after which what is there is read only now and then: looking for
+the same again would cost a read of the whole slot to save no write."""
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -57,6 +65,14 @@ class _Buffers(threading.local):
     def __init__(self) -> None:
         self.ours = mmap.mmap(-1, PIECE)
         self.theirs = mmap.mmap(-1, PIECE)
+        self._addresses = [
+            ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in (self.ours, self.theirs)
+        ]
+
+    def equal(self, length: int) -> bool:
+        """Whether both begin with the same `length` bytes: `==` of Python would copy one of them
+        first, or compare byte by byte."""
+        return bool(_memcmp(*self._addresses, length) == 0)
 
 
 _buffers = _Buffers()
@@ -79,6 +95,7 @@ class Device:
         self._claim = claim
         self._direct: int | None = None
         self._direct_unusable: int | None = None
+        self._apart = 0
         mode = os.O_RDWR if write else os.O_RDONLY
         try:
             self._fd = os.open(region.path, mode | os.O_CLOEXEC)
@@ -223,37 +240,46 @@ class Device:
         self.flushes += 1
 
     def _update_piece(self, offset: int, piece: memoryview, block: int) -> int:
-        runs = list(self._differing(offset, piece, block))
+        # Aligned memory, from which a run can be written as it is.
+        _buffers.ours[: len(piece)] = piece
+        runs = list(self._differing(offset, len(piece), block))
         direct = self._direct is not None and len(runs) <= _DIRECT_RUNS
         for start, end in runs:
-            self._write(offset + start, piece[start:end], direct)
+            aligned = direct and start % ALIGNMENT == 0
+            self._write(offset + start, memoryview(_buffers.ours)[start:end], aligned)
         if runs:
             self.dirty = True
         return sum(end - start for start, end in runs)
 
-    def _differing(self, offset: int, piece: memoryview, block: int) -> Iterator[tuple[int, int]]:
-        length = len(piece)
-        there = memoryview(_buffers.theirs)[:length]
+    def _differing(self, offset: int, length: int, block: int) -> Iterator[tuple[int, int]]:
+        if self._apart >= _HOPELESS and self._apart % _HOPELESS >= length:
+            self._apart += length
+            yield (0, length)
+            return
+        ours, theirs = _buffers.ours, _buffers.theirs
         try:
-            self._peek(offset, there)
+            self._peek(offset, memoryview(theirs)[:length])
         except StorageError:
             # An unreadable block may well take a write; the read-back has the last word.
             yield (0, length)
             return
-        # bytearray compares by memcmp with any buffer; memoryviews compare item by item.
-        ours = bytearray(piece)
-        if ours == there:
+        if _buffers.equal(length):
+            self._apart = 0
             return
-        known = _unequal(memoryview(ours), there, block)
+        known = _unequal(memoryview(ours)[:length], memoryview(theirs)[:length], block)
         if 0 not in known:
+            self._apart += length
             yield (0, length)
             return
         start: int | None = None
         for number, unequal in enumerate(known):
             at = number * block
-            if unequal or ours[at : at + block] != there[at : at + block]:
+            end = min(at + block, length)
+            if unequal or ours[at:end] != theirs[at:end]:
                 start = at if start is None else start
-            elif start is not None:
+                continue
+            self._apart = 0
+            if start is not None:
                 yield (start, at)
                 start = None
         if start is not None:
@@ -267,11 +293,9 @@ class Device:
 
     def _write(self, offset: int, data: memoryview, direct: bool) -> None:
         absolute = self.region.offset + offset
-        if direct and not (absolute % ALIGNMENT or len(data) % ALIGNMENT):
-            ours = memoryview(_buffers.ours)[: len(data)]
-            ours[:] = data
-            if self._write_direct(absolute, ours):
-                return
+        whole = not (absolute % ALIGNMENT or len(data) % ALIGNMENT)
+        if direct and whole and self._write_direct(absolute, data):
+            return
         done = 0
         while done < len(data):
             try:
