@@ -52,7 +52,9 @@ def blobs(payload: Payload) -> list[bytes]:
 
     data = Path(payload.path).read_bytes()
     parser = PayloadParser()
-    found = [e for e in parser.feed(data[: payload.metadata_size + 4096]) if isinstance(e, Metadata)]
+    found = [
+        e for e in parser.feed(data[: payload.metadata_size + 4096]) if isinstance(e, Metadata)
+    ]
     manifest = found[0].parse()
     base = manifest.blobs_offset
     return [

@@ -50,7 +50,9 @@ class Material:
         size: bytes of the image that most rows use.
     """
 
-    def __init__(self, folder: Path, size: int, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, folder: Path, size: int, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.folder = folder
         self.size = size
         self._say = say
@@ -94,7 +96,9 @@ class Material:
     def full(self, codec: str, size: int | None = None) -> Payload:
         """A full payload of one codec."""
         size = size or self.size
-        return self._pack(f"full-{codec}-{size // MIB}", CODECS[codec], self.image(size), None, [codec])
+        return self._pack(
+            f"full-{codec}-{size // MIB}", CODECS[codec], self.image(size), None, [codec]
+        )
 
     def delta(self, major: int, size: int | None = None) -> Payload:
         """A delta payload."""
@@ -131,7 +135,11 @@ class Material:
             packer.smallest = smallest  # the image repeats itself: pack each megabyte once
             try:
                 made = packer.pack(
-                    [packer.Image("usr", new, old)], out, major=major, keys=[self.key], codecs=codecs
+                    [packer.Image("usr", new, old)],
+                    out,
+                    major=major,
+                    keys=[self.key],
+                    codecs=codecs,
                 )
             finally:
                 packer.smallest = plain
