@@ -11,6 +11,9 @@ from bascule.formats.version import newest
 from bascule.updater.intent import Intent, Phase
 from bascule.updater.verdict import Verdict
 
+CUT_SHORT = "it went down before it was confirmed"
+"""Why a release is given up that passed its health checks and lost its power, or hung, in the soak."""
+
 
 def settle(record: Record, verdict: Verdict, now: int) -> Record:
     """The ledger after `verdict` was acted on. Idempotent: settling twice changes nothing more.
@@ -57,7 +60,8 @@ def settle(record: Record, verdict: Verdict, now: int) -> Record:
                 reboot={},
             )
         case Verdict.ROLLED_BACK:
-            reason = intent.failure or "it did not boot far enough to say why"
+            told["failure"] = intent.failure or (CUT_SHORT if intent.trial_boot else "")
+            reason = told["failure"] or "it did not boot far enough to say why"
             return quarantine(
                 dataclasses.replace(record, intent=None, verdict=told, prepared={}, reboot={}),
                 intent.payload,
@@ -124,6 +128,8 @@ def sentence(verdict: Verdict, told: Mapping[str, Any], clock_text: str = "") ->
                 f"Release {version} is on trial; {origin} comes back if it does not prove itself."
             )
         case Verdict.UPDATED:
+            if told.get("running") is False:
+                return f"Release {version} was confirmed, but someone chose {origin} by hand since."
             return f"Updated from {origin} to {version}{since}."
         case Verdict.ROLLED_BACK:
             why = told.get("failure") or "it never reached its health checks"

@@ -39,7 +39,7 @@ from bascule.updater.prepared import Prepared
 from bascule.updater.preparing import Preparing
 from bascule.updater.quarantining import Quarantine
 from bascule.updater.rate import Rate
-from bascule.updater.settle import settle
+from bascule.updater.settle import sentence, settle
 from bascule.updater.shown import fields_of, slot_statuses
 from bascule.updater.status import Failure, SlotStatus, State, Status
 from bascule.updater.steering import Actor, Job
@@ -217,8 +217,13 @@ class Updater:
     async def start(self) -> None:
         """Judge what became of the last intent, act on it, and show it."""
         self.read_orders()
-        await asyncio.to_thread(self.ledger.update, self._not_stopped)
+        record = await asyncio.to_thread(self.ledger.update, self._not_stopped)
         await self.settle()
+        if self.verdict is Verdict.UNFINISHED:
+            # Settling forgets it: said once, until something else is known.
+            self.show(
+                verdict=self.verdict.name, sentence=sentence(self.verdict, record.intent or {})
+            )
         if self.verdict is Verdict.WAITING and self._status.state is State.IDLE:
             self.move(Event.FOUND_STAGED)
 
