@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bascule.assembly import DISABLED, Assembly
 from bascule.engine.coordination.interface import LockView, RebootCoordinator
-from bascule.engine.coordination.neighbours import CoordinatorFile
+from bascule.engine.coordination.neighbours import COORDINATOR, CoordinatorFile
 from bascule.engine.coordination.registry import Credentials, coordinator
 from bascule.engine.ledger import Record
 from bascule.engine.surroundings import Surroundings, free_space, look
@@ -47,6 +47,7 @@ class Circumstances:
         self._status = status
         self._bus = bus
         self._clock = clock
+        self._file: CoordinatorFile | None = None
 
     def schedule(self) -> Schedule:
         """What the settings say about the clock. Raises SettingsError."""
@@ -79,9 +80,15 @@ class Circumstances:
             clock=self._clock,
         )
 
+    @property
     def coordinator_file(self) -> CoordinatorFile:
-        """Where locksmithd and we see each other."""
-        return CoordinatorFile(self._assembly().run_directory / "update-engine/coordinator.conf")
+        """Where locksmithd and we see each other; the same object, for it holds a lock."""
+        path = self._assembly().run_directory / COORDINATOR
+        if self._file is None or self._file.path != path:
+            if self._file is not None:
+                self._file.release()
+            self._file = CoordinatorFile(path)
+        return self._file
 
     async def lock(self) -> LockView | None:
         """The reboot lock, where a strategy has one."""
@@ -119,19 +126,21 @@ class Circumstances:
         allow_downgrade: bool = False,
         lock: LockView | None = None,
         local: str = "",
+        wanted: str = "",
     ) -> Facts:
         """Everything that is known now.
 
         Args:
             asked: somebody asked for this update.
             local: the file or repository that it comes from instead of the server.
+            wanted: the only release that will do, or "".
         """
         assembly, status = self._assembly(), self._status()
         settings = assembly.settings
         now = self._clock()
         booted = next((s for s in status.slots if s.booted), None)
         blessed_at = record.blessed.get("at") if settings.reboot.late_window > 0 else None
-        other = self.coordinator_file().other()
+        other = self.coordinator_file.other()
         facts = Facts(
             schedule=self.schedule(),
             server=settings.server.url,
@@ -139,7 +148,11 @@ class Circumstances:
             running=status.current_version,
             staged=status.new_version if status.state is State.UPDATED_NEED_REBOOT else "",
             next_check=status.next_check,
+            under_way=(status.phase or status.state.name.lower().replace("_", " "))
+            if status.state not in (State.IDLE, State.UPDATED_NEED_REBOOT)
+            else "",
             asked=asked,
+            wanted=wanted,
             allow_downgrade=allow_downgrade or settings.policy.allow_downgrade,
             blessed=booted.successful if booted else None,
             watched_until=int(blessed_at + settings.reboot.late_window)
@@ -158,11 +171,14 @@ class Circumstances:
             else None,
             lock=lock,
         )
+        answer: Answer | None
         if local:
             answer = Answer(Answered.LOCAL, detail=local)
         elif settings.server.url == DISABLED and not settings.server.repository:
             answer = Answer(Answered.DISABLED)
         else:
-            return with_record(facts, record, now, budget_limit=settings.download.budget)
+            answer = None
         facts = with_record(facts, record, now, budget_limit=settings.download.budget)
-        return replace(facts, answer=answer)
+        if assembly.dev_mode:
+            facts = replace(facts, back_off_until=0)
+        return facts if answer is None else replace(facts, answer=answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -13,10 +14,19 @@ from bascule.assembly import Assembly
 from bascule.circumstances import Circumstances
 from bascule.engine.coordination.interface import LockView
 from bascule.engine.ledger import Record
-from bascule.errors import NothingPending, PolicyRefusal, SettingsError, UsageError
-from bascule.updater.explain import explain, explain_history
-from bascule.updater.gates import Answer, Blocks, Facts, Gate, blocking, evaluate
-from bascule.updater.hold import Hold, place_hold
+from bascule.errors import (
+    BasculeError,
+    NothingPending,
+    PolicyRefusal,
+    SettingsError,
+    StorageError,
+    UsageError,
+    from_dict,
+)
+from bascule.updater.chronicle import explain_history
+from bascule.updater.explain import explain
+from bascule.updater.gates import Answer, Blocks, Facts, Gate, blocking, concerned, evaluate
+from bascule.updater.hold import Hold, Warned, place_hold
 from bascule.updater.pin import parse_pin
 from bascule.updater.rebooting import Rebooting
 from bascule.updater.status import State, Status
@@ -32,6 +42,10 @@ ASKED_ANYWAY = frozenset({"mode", "schedule", "server", "pin", "floor", "quarant
 server offers now is judged in the errand, not by what it offered last."""
 
 
+LOOK_AGAIN = 3600.0
+"""Seconds between looks at what holds this host back, where nothing changes by itself before."""
+
+
 class Conductor:
     """Gates, holds, pins and reboots for one daemon."""
 
@@ -40,6 +54,10 @@ class Conductor:
         self._updater = updater
         self._no_reboot = False
         self._moved = asyncio.Event()
+        self._stale = asyncio.Event()
+        self._warned = Warned()
+        self._coordinator_trouble = ""
+        self.warnings: tuple[str, ...] = ()
         self.circumstances = Circumstances(
             lambda: daemon.assembly, lambda: updater.status, lambda: daemon.message_bus, time.time
         )
@@ -52,6 +70,7 @@ class Conductor:
             notice=self._notice,
             tell=daemon.tell,
             show=self._show,
+            state=self._tell_neighbours,
             clock=time.time,
         )
         updater.permit = self.permit
@@ -69,8 +88,8 @@ class Conductor:
     def _on_status(self, old: Status, new: Status) -> None:
         if old.state is not new.state or old.verdict != new.verdict:
             self._moved.set()
-        if new.state is State.CHECKING_FOR_UPDATE and old.state is State.IDLE:
-            self._no_reboot = False
+        if _gated(old) != _gated(new):
+            self._stale.set()
 
     async def changed(self) -> None:
         """Until the updater's state may have changed."""
@@ -86,6 +105,7 @@ class Conductor:
         """As `Updater.permit`. Raises PolicyRefusal with every gate that is closed."""
         self._no_reboot = bool(options.get("no_reboot"))
         now = bool(options.get("now"))
+        self._stale.set()
         local = str(options.get("file") or options.get("repository") or "")
         facts = await self.circumstances.facts(
             await self._record(),
@@ -100,10 +120,7 @@ class Conductor:
             if g.name not in ASKED_ANYWAY
         ]
         if closed:
-            self._show(closed)
-            raise PolicyRefusal(
-                " ".join(g.evidence for g in closed), gates=[g.as_dict() for g in closed]
-            )
+            raise _refusal(closed)
         passed = [g.name for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD) if g.override]
         if now and passed:
             self._daemon.tell("overridden", gates=sorted(set(passed)))
@@ -120,6 +137,8 @@ class Conductor:
 
     async def by_the_clock(self) -> str:
         """What a scheduled tick may do: ``update``, ``check`` or ``""`` for nothing."""
+        self._no_reboot = False
+        self._stale.set()
         try:
             facts = await self.circumstances.facts(await self._record())
         except SettingsError as error:
@@ -131,7 +150,6 @@ class Conductor:
             for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD)
             if g.name not in ASKED_ANYWAY or g.name == "mode"
         ]
-        self._show(blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD))
         if any(g.reason == "mode.none" for g in closed):
             return ""
         return "check" if closed else "update"
@@ -146,6 +164,71 @@ class Conductor:
 
     def _show(self, gates: list[Gate]) -> None:
         self._updater.show(blocked_by=tuple(g.as_dict() for g in gates))
+
+    async def refresh(self) -> float:
+        """Show what holds this host's next step back; seconds until that may change by itself.
+
+        While a reboot is due, who waits for it shows what holds it back: it asks more often, and
+        knows of the lock.
+        """
+        now = time.time()
+        record = await self._record()
+        self._claim()
+        try:
+            facts = await self.circumstances.facts(record)
+        except BasculeError:
+            # The tick says so.
+            return LOOK_AGAIN
+        gates = evaluate(facts, now)
+        if not self._due():
+            self._show(blocking(gates, *concerned(facts)))
+        moments = [g.until for g in gates if g.until is not None]
+        if (at := self._warn_of_hold(record, gates, now)) is not None:
+            moments.append(at)
+        return min([LOOK_AGAIN, *(m - now + 1 for m in moments if m > now)])
+
+    def _warn_of_hold(self, record: Record, gates: list[Gate], now: float) -> int | None:
+        """Speak of a hold before it ends, or every day; when to speak of it next."""
+        held = Hold.from_dict(record.hold)
+        warnings: tuple[str, ...] = ()
+        if held is not None and held.warns(now):
+            sentence = next(g for g in gates if g.name == "hold").evidence
+            warnings = (sentence,)
+            if self._warned.due(held, now):
+                self._daemon.tell("hold-warning", sentence=sentence)
+        if warnings != self.warnings:
+            self.warnings = warnings
+            self._daemon.warn()
+        return held.next_warning(now) if held is not None else None
+
+    async def _watch(self) -> None:
+        while True:
+            self._stale.clear()
+            pause = await self.refresh()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stale.wait()
+
+    # ── neighbours ───────────────────────────────────────────────────────────────────────────
+
+    def _claim(self) -> None:
+        """Reboots are ours while policy says so and locksmithd was not first; else they are not."""
+        settings = self._assembly.settings
+        wanted = settings.policy.mode == "apply" and settings.reboot.strategy != "off"
+        file = self.circumstances.coordinator_file
+        try:
+            if not wanted:
+                file.release()
+            elif not file.ours and file.claim(settings.reboot.strategy) is None:
+                file.tell(settings.reboot.strategy, "running")
+        except StorageError as error:
+            if str(error) != self._coordinator_trouble:
+                self._coordinator_trouble = str(error)
+                self._daemon.tell("coordinator-file", error=error.as_dict())
+
+    def _tell_neighbours(self, state: str) -> None:
+        with contextlib.suppress(StorageError):
+            self.circumstances.coordinator_file.tell(self._assembly.settings.reboot.strategy, state)
 
     # ── reboots ──────────────────────────────────────────────────────────────────────────────
 
@@ -177,8 +260,15 @@ class Conductor:
         await self.rebooting.by_hand("asked for by the operator")
 
     async def run(self) -> None:
-        """Reboot when it is due, and give the lock back when it is not, until cancelled."""
-        await self.rebooting.run(self.changed)
+        """Reboot when it is due, give the lock back when it is not, and show why, until cancelled."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            await self.rebooting.run(self.changed)
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            if self.rebooting.asked_at is None:
+                self.circumstances.coordinator_file.release()
 
     # ── documents and verbs ──────────────────────────────────────────────────────────────────
 
@@ -191,10 +281,13 @@ class Conductor:
                 "reasons": [line.reason for line in lines],
             }
         facts = await self.circumstances.facts(
-            await self._record(), lock=await self.circumstances.lock()
+            await self._record(),
+            lock=await self.circumstances.lock(),
+            wanted=str(options.get("version") or ""),
         )
         told = explain(facts, time.time(), by_hand=True)
-        self._show(blocking(told.gates))
+        if not options.get("version"):
+            self._show(blocking(told.gates, *concerned(facts)))
         return {
             "sentences": told.lines(),
             **{k: v for k, v in told.as_dict().items() if k != "schema"},
@@ -218,6 +311,7 @@ class Conductor:
             if not record.hold:
                 raise NothingPending("no hold is set")
             await asyncio.to_thread(self._updater.ledger.set, hold={})
+            self._stale.set()
             self._daemon.tell("hold", actor=dataclasses.asdict(actor), cleared=True)
             return "The hold is lifted."
         until = options.get("until")
@@ -232,12 +326,14 @@ class Conductor:
             by=f"user id {actor.uid}" if actor.uid >= 0 else "",
         )
         await asyncio.to_thread(self._updater.ledger.set, hold=held.as_dict())
+        self._stale.set()
         self._daemon.tell("hold", actor=dataclasses.asdict(actor), **held.as_dict())
         return str((await self._hold_document({}))["sentence"])
 
     async def _pin(self, options: Mapping[str, Any], actor: Actor) -> str:
         if options.get("clear"):
             await asyncio.to_thread(self._updater.ledger.set, pin="")
+            self._stale.set()
             self._daemon.tell("pin", actor=dataclasses.asdict(actor), pin="")
             return "The pin is lifted."
         text = str(options.get("range") or "")
@@ -245,5 +341,29 @@ class Conductor:
         if pin.never_allows:
             raise UsageError(f"no release can satisfy {text}")
         await asyncio.to_thread(self._updater.ledger.update, lambda r: replace(r, pin=pin.text))
+        self._stale.set()
         self._daemon.tell("pin", actor=dataclasses.asdict(actor), pin=pin.text)
         return f"Pinned to {pin.text}."
+
+
+def _gated(status: Status) -> tuple[object, ...]:
+    """The parts of a status that gates look at."""
+    return (
+        status.state,
+        status.verdict,
+        status.quarantine,
+        status.next_check,
+        status.last_checked,
+        status.new_version,
+        status.slots,
+    )
+
+
+def _refusal(closed: list[Gate]) -> BasculeError:
+    """The error of the one gate that is closed, or of policy where several are."""
+    ids = {gate.error for gate in closed}
+    evidence = " ".join(gate.evidence for gate in closed)
+    context = {"gates": [gate.as_dict() for gate in closed]}
+    if len(ids) > 1:
+        return PolicyRefusal(evidence, **context)
+    return from_dict({"id": ids.pop(), "detail": evidence, "context": context})

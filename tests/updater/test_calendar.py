@@ -8,7 +8,7 @@ import subprocess
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bascule.errors import SettingsError
@@ -20,6 +20,10 @@ real = pytest.mark.skipif(
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]
 
 
+class GaveUpError(Exception):
+    """systemd does not know."""
+
+
 def systemd(text: str, base: int, count: int) -> list[int] | None:
     """What systemd says: the next moments, [] for never, None where it refuses."""
     result = subprocess.run(
@@ -28,6 +32,9 @@ def systemd(text: str, base: int, count: int) -> list[int] | None:
         text=True,
         env={"TZ": "UTC", "LC_ALL": "C", "PATH": "/usr/bin:/bin"},
     )
+    # systemd 252 gives up on some jumps over many months (EDEADLK of its own loop guard).
+    if "Resource deadlock avoided" in result.stderr:
+        raise GaveUpError
     if result.returncode != 0:
         return None
     found = re.findall(
@@ -118,8 +125,12 @@ expressions = st.builds(
 @real
 @settings(max_examples=150, deadline=None)
 @given(text=expressions, base=st.integers(1_704_067_200, 1_767_225_600))
+@example(text="*-1/8-* *:* Europe/Berlin", base=1_759_269_480)
 def test_random_expressions_give_what_systemd_gives(text: str, base: int) -> None:
-    theirs = systemd(text, base, 2)
+    try:
+        theirs = systemd(text, base, 2)
+    except GaveUpError:
+        return
     if theirs is None and re.search("~[^ ]*,", text):
         return  # systemd 252 refuses some lists of days from the end (~1,2,23, not ~1,2,5).
     assert ours(text, base, 2) == theirs, text

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bascule.engine.coordination.interface import Holder, LockView
 from bascule.engine.surroundings import Battery, Inhibitor, Pressure, Session, Surroundings
+from bascule.errors import catalogue
 from bascule.formats.omaha_words import REFUSALS
 from bascule.updater.gates import (
     GATES,
@@ -27,6 +28,7 @@ from bascule.updater.gates import (
     evaluate,
     opens,
 )
+from bascule.updater.gates.gate import REFUSED_AS
 from bascule.updater.hold import Hold
 from bascule.updater.pin import parse_pin
 from bascule.updater.schedule import Schedule, parse_schedule
@@ -89,6 +91,10 @@ CASES: list[tuple[str, Facts, Verdict, str, int | None, bool]] = [
      "no next check is planned.", None, False),
     ("server.disabled", facts(answer=Answer(Answered.DISABLED), server="disabled"), BLOCK,
      "Checks are off: the server is set to 'disabled'.", None, False),
+    ("busy.idle", facts(), PASS, "No attempt is under way.", None, False),
+    ("busy.under-way", facts(under_way="download"), BLOCK, "An attempt is under way: download.", None, False),
+    ("busy.staged", facts(staged="5.0"), BLOCK,
+     "Release 5.0 is staged already; reboot into it, or take it back with `updatectl cancel`.", None, False),
     ("mode.apply", facts(), PASS, "Policy lets updates be installed and the host be rebooted.", None, False),
     ("mode.stage", facts(schedule=parse_schedule("stage")), BLOCK,
      "Policy is `stage`: updates are installed, and somebody else reboots.", None, True),
@@ -135,6 +141,10 @@ CASES: list[tuple[str, Facts, Verdict, str, int | None, bool]] = [
      "The reboot window is open; this host's turn in it is Sat 2024-03-30 12:44 UTC.", int(NOW) - 60 + 2711, True),
     ("window.never", facts(schedule=Schedule(reboots=NEVER)), BLOCK,
      "The reboot window never opens (daily 00:00 for 0 s).", None, True),
+    ("pin.wanted", offered(wanted="4081.2.0", pin=parse_pin("<4000")), PASS,
+     "Release 4081.2.0 was asked for, and the server offers it.", None, False),
+    ("pin.other", offered(wanted="4081.9.0"), BLOCK,
+     "Release 4081.9.0 was asked for, and the server offers 4081.2.0.", None, False),
     ("pin.none", facts(), PASS, "No pin is set.", None, False),
     ("pin.waits", facts(pin=parse_pin("4081.*")), PASS, "This host is pinned to 4081.*.", None, False),
     ("pin.allows", offered(pin=parse_pin("4081.*")), PASS,
@@ -286,15 +296,27 @@ def test_every_word_of_a_server_is_told_in_plain_language() -> None:
 
 def test_names_are_unique_and_stable() -> None:
     assert [g.name for g in evaluate(Facts(), NOW)] == [
-        "mode", "schedule", "server", "hold", "pin", "floor", "quarantine", "back-off",
+        "busy", "mode", "schedule", "server", "hold", "pin", "floor", "quarantine", "back-off",
         "unblessed", "space", "battery", "load", "download-window", "metered", "budget",
         "strategy", "window", "sessions", "inhibitors", "lock",
     ]  # fmt: skip
-    assert len(GATES) == 20
+    assert len(GATES) == 21
+
+
+def test_what_update_would_say_is_in_the_catalogue() -> None:
+    ids = {kind.id for kind in catalogue()}
+    named = set()
+    for reason, given_facts, *_ in CASES:
+        for gate in evaluate(given_facts, NOW):
+            expected = gate.verdict is BLOCK and gate.blocks is not Blocks.REBOOT
+            assert bool(gate.error) == expected, reason
+            assert gate.error in ids | {""}
+            named.add(gate.error)
+    assert named >= set(REFUSED_AS.values())
 
 
 def test_what_no_now_may_override() -> None:
-    safety = {"server", "hold", "pin", "floor", "quarantine", "unblessed", "space", "battery",
+    safety = {"busy", "server", "hold", "pin", "floor", "quarantine", "unblessed", "space", "battery",
               "inhibitors", "lock"}  # fmt: skip
     for reason, given_facts, *_ in CASES:
         for gate in evaluate(given_facts, NOW):
@@ -373,7 +395,7 @@ def test_any_facts_give_whole_sentences(given_facts: Facts, now: int) -> None:
         assert gate.evidence.endswith((".", ".)"))
         assert gate.until is None or isinstance(gate.until, int)
         assert set(gate.as_dict()) == {
-            "name", "blocks", "verdict", "reason", "evidence", "until", "override",
+            "name", "blocks", "verdict", "reason", "evidence", "until", "override", "error",
         }  # fmt: skip
     closed = blocking(gates)
     assert all(g.verdict is BLOCK for g in closed)

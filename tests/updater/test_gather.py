@@ -72,7 +72,9 @@ def test_the_last_answers_words(words: str, kind: Answered, status: str) -> None
 
 def test_errors_are_a_no_or_silence() -> None:
     refused = answer_from_error(DeferredByServer("limit", status="error-updatesDisabled"))
-    assert refused == Answer(Answered.REFUSED, status="error-updatesDisabled")
+    assert refused == Answer(
+        Answered.REFUSED, status="error-updatesDisabled", error="omaha-deferred"
+    )
     assert answer_from_error(ServerRefused("x")).status == "no status"
     silent = answer_from_error(ServerUnreachable("connection refused"))
     assert silent.kind is Answered.UNREACHABLE and "connection refused" in silent.detail
@@ -97,7 +99,7 @@ def test_offers() -> None:
         Answer(
             Answered.LOCAL, version="5.0", payload="ab" * 32, detail="/mnt/5.0", backs_off=False
         ),
-        Answer(Answered.REFUSED, status="error-internal"),
+        Answer(Answered.REFUSED, status="error-internal", error="omaha-refused"),
         Answer(Answered.UNREACHABLE, detail="connection refused"),
     ],
 )

@@ -44,6 +44,8 @@ def with_record(
         # An offer may ask for no back-off at all; what an older one left behind is not about it.
         back_off_until=state.backoff_until if answer.backs_off else 0,
         failures=state.attempt,
+        # What an interrupted attempt has fetched already is not known here.
+        needed=answer.size if answer.kind is Answered.OFFERED and not record.intent else 0,
         budget=_budget(record.budget, budget_limit, now, facts.zone),
     )
 
@@ -79,8 +81,8 @@ def answer_from_error(error: BasculeError) -> Answer:
     """What a failed check means: the server said no, or could not be asked."""
     if isinstance(error, ServerRefused):
         status = str(error.context.get("status") or "") or _status(str(error))
-        return Answer(Answered.REFUSED, status=status or "no status")
-    return Answer(Answered.UNREACHABLE, detail=str(error)[:_DETAIL])
+        return Answer(Answered.REFUSED, status=status or "no status", error=error.id)
+    return Answer(Answered.UNREACHABLE, detail=str(error)[:_DETAIL], error=error.id)
 
 
 def kept_answer(answer: Answer, *, at: int, poll_interval: int = 0) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def kept_answer(answer: Answer, *, at: int, poll_interval: int = 0) -> dict[str,
         "payload": answer.payload,
         "size": answer.size,
         "backs_off": answer.backs_off,
+        "error": answer.error,
         "poll_interval": poll_interval,
         "at": at,
     }
@@ -118,6 +121,7 @@ def answer_from_record(record: Record) -> Answer:
         payload=str(kept.get("payload", ""))[:_DETAIL],
         size=_seconds(kept.get("size")),
         backs_off=kept.get("backs_off") is not False,
+        error=str(kept.get("error", ""))[:_DETAIL],
     )
 
 

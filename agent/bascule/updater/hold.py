@@ -77,6 +77,26 @@ class Hold:
         )
 
 
+@dataclass(slots=True)
+class Warned:
+    """What was said of a hold already.
+
+    Attributes:
+        hold: which one it was about.
+        at: when to speak of it again, unix seconds; None for not again.
+    """
+
+    hold: Hold | None = None
+    at: float | None = None
+
+    def due(self, hold: Hold, now: float) -> bool:
+        """Whether it is time to speak of `hold`; then it counts as said."""
+        if hold == self.hold and (self.at is None or now < self.at):
+            return False
+        self.hold, self.at = hold, hold.next_warning(now)
+        return True
+
+
 def place_hold(
     now: float,
     *,

@@ -53,10 +53,12 @@ class Rebooting:
         notice: tells users before the reboot; awaited for as long as the warning lasts.
         tell: journal and history.
         show: shows which gates hold the reboot back.
+        state: tells others on this host how far it is: running, reboot-planned, rebooting.
 
     Attributes:
         holds_lock: None where it is not known: at the start, while the server is asked, and after
             an answer that got lost.
+        asked_at: when a reboot was asked for that is under way, unix seconds.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Rebooting:
         notice: Notice,
         tell: Callable[..., None],
         show: Callable[[list[Gate]], None],
+        state: Callable[[str], None] = lambda state: None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -81,15 +84,16 @@ class Rebooting:
         self._notice = notice
         self._tell = tell
         self._show = show
+        self._state = state
         self._clock = clock
         self._sleep = sleep
         self._refusals = 0
-        self._asked_at: float | None = None
         self._taken: RebootCoordinator | None = None
         self._trouble = ""
         self._releases = 0
         self._nudge = asyncio.Event()
         self.holds_lock: bool | None = None
+        self.asked_at: float | None = None
 
     async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Until cancelled. `changed` returns when the updater's state may have changed."""
@@ -112,7 +116,7 @@ class Rebooting:
         finally:
             # Nobody would give it back while the daemon is stopped or masked. Where a reboot is
             # under way the lock is its own.
-            if self.holds_lock and self._asked_at is None:
+            if self.holds_lock and self.asked_at is None:
                 await self._last_word()
 
     async def _last_word(self) -> None:
@@ -126,8 +130,10 @@ class Rebooting:
         """No reboot is due: let go. Seconds until it is worth while to try again, or None."""
         if self._on_trial():
             return None
-        if self._asked_at is not None:
-            left = self._asked_at + PATIENCE - self._clock()
+        if self.asked_at is None:
+            self._state("running")
+        if self.asked_at is not None:
+            left = self.asked_at + PATIENCE - self._clock()
             if left > 0:
                 return left
         try:
@@ -158,10 +164,12 @@ class Rebooting:
     async def _step(self) -> float:
         closed = await self._closed()
         if closed:
+            self._state("running")
             await self.give_back()
             at = opens(closed)
             wait = LOOK_AGAIN if at is None else max(1.0, at - self._clock())
             return min(wait, 3600.0)
+        self._state("reboot-planned")
         coordinator = self._coordinator()
         try:
             answer = await self._acquire(coordinator)
@@ -214,11 +222,12 @@ class Rebooting:
     async def now(self, reason: str) -> None:
         """Reboot, all gates aside. Raises NotRebootable."""
         self._tell("reboot", reason=reason)
-        self._asked_at = self._clock()
+        self.asked_at = self._clock()
+        self._state("rebooting")
         try:
             await self._rebooter().reboot(reason)
         except BaseException:
-            self._asked_at = None
+            self.asked_at = None
             raise
 
     async def by_hand(self, reason: str) -> None:
@@ -258,7 +267,7 @@ class Rebooting:
         # It was taken where the settings said so then; they may name another server by now.
         coordinator = self._taken or self._coordinator()
         if coordinator.name in _LOCKLESS:
-            self.holds_lock, self._taken, self._asked_at = False, None, None
+            self.holds_lock, self._taken, self.asked_at = False, None, None
             return
         try:
             trouble = await coordinator.release()
@@ -273,6 +282,6 @@ class Rebooting:
             self._tell("lock-released")
         self.holds_lock = False
         self._taken = None
-        self._asked_at = None
+        self.asked_at = None
         self._trouble = ""
         self._releases = 0

@@ -15,7 +15,8 @@ from pathlib import Path
 from bascule.engine.coordination.interface import clean
 from bascule.errors import StorageError
 
-COORDINATOR = Path("/run/update-engine/coordinator.conf")
+COORDINATOR = Path("update-engine/coordinator.conf")
+"""Below the run directory."""
 SENTINEL = "reboot-required"
 STATES = ("starting", "running", "reboot-planned", "rebooting")
 _MAX = 4096
@@ -37,7 +38,7 @@ class CoordinatorFile:
         StorageError: the file cannot be written.
     """
 
-    def __init__(self, path: Path = COORDINATOR) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = None
 

@@ -19,7 +19,7 @@ from bascule.updater.gates.facts import (
 from bascule.updater.gates.gate import Blocks, Gate, Verdict
 from bascule.updater.gates.host import battery, budget, load, metered, space, unblessed
 from bascule.updater.gates.reboot import inhibitors, lock, sessions, strategy
-from bascule.updater.gates.release import back_off, floor, pin, quarantine, server
+from bascule.updater.gates.release import back_off, busy, floor, pin, quarantine, server
 from bascule.updater.gates.when import download_window, hold, mode, schedule, window
 
 __all__ = [
@@ -35,11 +35,13 @@ __all__ = [
     "Room",
     "Verdict",
     "blocking",
+    "concerned",
     "evaluate",
     "opens",
 ]
 
 GATES: tuple[Callable[[Facts, float], Gate], ...] = (
+    busy,
     mode,
     schedule,
     server,
@@ -66,6 +68,14 @@ GATES: tuple[Callable[[Facts, float], Gate], ...] = (
 def evaluate(facts: Facts, now: float) -> list[Gate]:
     """Every gate, in the order in which an update meets them."""
     return [gate(facts, now) for gate in GATES]
+
+
+def concerned(facts: Facts) -> tuple[Blocks, ...]:
+    """What the next step of this host is: the reboot where a release waits for it, else the update.
+
+    A gate about the other one holds nothing back now.
+    """
+    return (Blocks.REBOOT,) if facts.staged else (Blocks.UPDATE, Blocks.DOWNLOAD)
 
 
 def blocking(gates: Iterable[Gate], *what: Blocks, overriding: bool = False) -> list[Gate]:

@@ -36,6 +36,7 @@ class Answer:
         payload: hex SHA-256 of its payload.
         size: bytes of its payload, 0 where unknown.
         backs_off: it is left alone for a while after failures.
+        error: id of the error that a check ended with, or "".
     """
 
     kind: Answered = Answered.NOT_ASKED
@@ -45,6 +46,7 @@ class Answer:
     payload: str = ""
     size: int = 0
     backs_off: bool = True
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,9 @@ class Facts:
         running: the running release.
         staged: the release that the next boot starts, or "".
         next_check: when the server is asked next, 0 where unknown.
+        under_way: what an attempt does at this moment, or "".
         asked: somebody asked for this update; the schedule does not matter.
+        wanted: the only release that will do, or "".
         allow_downgrade: the operator or a setting allows a release below the floor.
         blessed: the booted slot is blessed.
         watched_until: the late-regression window ends then.
@@ -115,7 +119,9 @@ class Facts:
     running: str = ""
     staged: str = ""
     next_check: int = 0
+    under_way: str = ""
     asked: bool = False
+    wanted: str = ""
     hold: Hold | None = None
     pin: Pin | None = None
     floor: str = ""

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bascule.updater.sentences import say
+
+REFUSED_AS: Mapping[str, str] = {
+    "busy": "busy",
+    "pin": "pinned",
+    "floor": "below-floor",
+    "quarantine": "quarantined",
+    "back-off": "backing-off",
+    "budget": "budget-spent",
+    "space": "no-space",
+    "unblessed": "booted-not-blessed",
+    "server.current": "no-update",
+    "server.disabled": "no-update",
+    "server.deferred": "omaha-deferred",
+    "server.refused": "omaha-refused",
+    "server.unreachable": "omaha-unreachable",
+}
+"""By gate or reason: the id of the error with which `update` refuses; ``policy`` for all others."""
 
 
 class Verdict(enum.Enum):
@@ -38,6 +55,7 @@ class Gate:
         evidence: one sentence for an operator.
         until: unix seconds at which the verdict changes by itself, if known.
         override: ``--now`` goes past it.
+        error: id of the error with which `update` refuses while it is closed, else "".
     """
 
     name: str
@@ -47,6 +65,7 @@ class Gate:
     evidence: str
     until: int | None = None
     override: bool = False
+    error: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, as in ``BlockedBy`` and ``explain --json``; ``until`` 0 where unknown."""
@@ -58,6 +77,7 @@ class Gate:
             "evidence": self.evidence,
             "until": self.until or 0,
             "override": self.override,
+            "error": self.error,
         }
 
 
@@ -82,10 +102,17 @@ def blocks(
     until: int | None = None,
     override: bool = False,
     told: Told = None,
+    error: str = "",
     **facts: object,
 ) -> Gate:
-    """A gate that is closed."""
-    return _gate(what, Verdict.BLOCK, reason, until, override, {**(told or {}), **facts})
+    """A gate that is closed.
+
+    Args:
+        error: id of the error with which `update` refuses, where `REFUSED_AS` does not know it.
+    """
+    gate = _gate(what, Verdict.BLOCK, reason, until, override, {**(told or {}), **facts})
+    found = error or REFUSED_AS.get(reason) or REFUSED_AS.get(gate.name) or "policy"
+    return replace(gate, error="" if what is Blocks.REBOOT else found)
 
 
 def unknown(what: Blocks, reason: str, *, until: int | None = None, **facts: object) -> Gate:

@@ -54,6 +54,7 @@ def server(facts: Facts, now: float) -> Gate:
                 until=again,
                 detail=answer.detail.rstrip(". ") or "it did not answer",
                 next_check=coming,
+                error=answer.error,
             )
         case Answered.DISABLED:
             return blocks(Blocks.UPDATE, "server.disabled", server=facts.server)
@@ -61,11 +62,25 @@ def server(facts: Facts, now: float) -> Gate:
             return unknown(Blocks.UPDATE, "server.not-asked", until=again, next_check=coming)
 
 
+def busy(facts: Facts, now: float) -> Gate:
+    """One attempt at a time, and none over a release that waits for its reboot."""
+    if facts.under_way:
+        return blocks(Blocks.UPDATE, "busy.under-way", phase=facts.under_way)
+    if facts.staged:
+        return blocks(Blocks.UPDATE, "busy.staged", version=facts.staged)
+    return passes(Blocks.UPDATE, "busy.idle")
+
+
 def pin(facts: Facts, now: float) -> Gate:
-    """The operator's pin."""
+    """The operator's pin, or the one release that was asked for, which goes before it."""
+    version = facts.answer.version
+    if facts.wanted and version:
+        told = {"version": version, "wanted": facts.wanted}
+        if version != facts.wanted:
+            return blocks(Blocks.UPDATE, "pin.other", told=told)
+        return passes(Blocks.UPDATE, "pin.wanted", told=told)
     if facts.pin is None:
         return passes(Blocks.UPDATE, "pin.none")
-    version = facts.answer.version
     if not version:
         return passes(Blocks.UPDATE, "pin.waits", pin=facts.pin)
     if facts.pin.allows(version):
