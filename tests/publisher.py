@@ -74,6 +74,11 @@ class Site:
         )
         return image
 
+    def index(self, *more: str) -> Path:
+        """Make what is published a static repository."""
+        mock("index", str(self.served), "--key", str(self.key), *more)
+        return self.served
+
     @staticmethod
     def mock(*words: str) -> str:
         """Run `omaha-mock`."""

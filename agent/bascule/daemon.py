@@ -108,7 +108,7 @@ class Daemon:
         self.reread()
         settings, host = self.settings, self.assembly.host
         enabled, why = True, ""
-        if settings.server.url == DISABLED:
+        if settings.server.url == DISABLED and not settings.server.repository:
             enabled, why = False, "`server.url` is `disabled`, so no server is asked"
         return Orders(
             mode=settings.policy.mode,
@@ -116,7 +116,7 @@ class Daemon:
             disabled_why=why,
             current_version=host.version,
             group=settings.server.group,
-            server=settings.server.url,
+            server=settings.server.repository or settings.server.url,
             stale_after=settings.policy.stale_after,
         )
 

@@ -105,12 +105,17 @@ class RealHands:
             NoUpdate: the repository has nothing for this host.
         """
         from bascule.formats.omaha import Offer
-        from bascule.local_offers import look_local, remember_serial
+        from bascule.local_offers import look_local, remember
 
         found = await look_local(self._assembly, options, tls=self.tls(), patience=self.patience())
         if found is None or isinstance(found, Offer):
             return found
-        await asyncio.to_thread(remember_serial, self._assembly.ledger(), found, time.time())
+        now = time.time()
+        configured = not (options.get("file") or options.get("repository"))
+        ledger = self._assembly.ledger()
+        words = await asyncio.to_thread(remember, ledger, found, now, configured=configured)
+        if configured:
+            self._say("checked", at=int(now), answer=words)
         if found.offer is None:
             raise NoUpdate(f"{found.where} has nothing newer for this host")
         return found.offer

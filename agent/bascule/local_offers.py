@@ -18,6 +18,7 @@ from bascule.assembly import Assembly
 from bascule.engine.ledger import Ledger, Record
 from bascule.engine.static_repo import Asked, Found, ask_repository, offer_file
 from bascule.errors import LocalFileNotSeen, UsageError
+from bascule.updater.gather import answer_from_offer, kept_answer
 
 if TYPE_CHECKING:
     from bascule.engine.transport import Patience, Tls
@@ -103,20 +104,31 @@ def serials(record: Record) -> dict[str, int]:
     }
 
 
-def remember_serial(ledger: Ledger, found: Found, now: float) -> None:
-    """Note a signed index's serial, so that an older one is refused from now on. Blocks.
+def remember(ledger: Ledger, found: Found, now: float, *, configured: bool) -> str:
+    """Note what a repository said. Blocks.
 
-    An unsigned index says what it likes: it must not lock this host out with a high number.
+    A signed index's serial is kept, so that an older one is refused from now on. An unsigned index
+    says what it likes: it must not lock this host out with a high number. The repository that the
+    settings name takes the server's place, so asking it is a check.
+
+    Returns:
+        The answer in words, for status.
     """
-    if not found.signer:
-        return
+    words = f"offers {found.offer.version}" if found.offer else "nothing newer"
 
     def change(record: Record) -> Record:
-        seen = serials(record).get(found.where, -1)
-        if found.serial <= seen:
-            return record
-        kept = {**record.repositories, found.where: {"serial": found.serial, "at": int(now)}}
-        newest = sorted(kept.items(), key=lambda item: int(item[1].get("at") or 0))[-REMEMBERED:]
-        return replace(record, repositories=dict(newest))
+        if found.signer and found.serial > serials(record).get(found.where, -1):
+            kept = {**record.repositories, found.where: {"serial": found.serial, "at": int(now)}}
+            newest = sorted(kept.items(), key=lambda item: int(item[1].get("at") or 0))
+            record = replace(record, repositories=dict(newest[-REMEMBERED:]))
+        if configured:
+            record = replace(
+                record,
+                last_checked=int(now),
+                last_answer=words,
+                answer=kept_answer(answer_from_offer(found.offer), at=int(now)),
+            )
+        return record
 
     ledger.update(change)
+    return words

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from omaha_mock import __version__, pack_command, serve_command
+from omaha_mock import __version__, index_command, pack_command, serve_command
 from omaha_mock.errors import MockError
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     pack_command.add_commands(commands)
     serve_command.add_commands(commands)
+    index_command.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
