@@ -226,6 +226,7 @@ class Daemon:
             warnings.append(f"{self.settings_error} The last good settings stay in force.")
         if stale:
             warnings.append(warning(checked, self._begun, now))
+        warnings.extend(self.conductor.warnings)
         self.updater.show(warnings=tuple(warnings), stale=stale)
 
     async def _note_first_run(self) -> None:
