@@ -180,6 +180,7 @@ class Attempt:
         self._resumed = False
         self._offline = False
         self._proven_at = 0.0
+        self._whole = False
         source = "ondemandupdate" if terms.interactive else "scheduler"
         self._source = source
         self._outbox = Outbox(ledger, client, post, source)
@@ -408,7 +409,7 @@ class Attempt:
         installed = await self._hands.stream(plan, cleared)
         self._say("event", event="PAYLOAD_PROVEN", phase="verify")
         if not self._offline:
-            await asyncio.to_thread(self._ledger.update, self._count_download(plan))
+            self._whole = True
             await self._tell(policy.PROVEN)
         self._proven_at = self._clock()
         return installed, await self._hands.read_back(plan, installed)
@@ -472,15 +473,17 @@ class Attempt:
             cost=cost or {},
         )
 
-    def _count_download(self, plan: InstallPlan) -> Callable[[Record], Record]:
-        """Back-off begins with each whole download: one that boots badly is not fetched at once."""
+    def _count_download(self, record: Record, offer: Offer) -> Record:
+        """Back-off begins with each whole download: one that boots badly is not fetched at once.
 
-        def change(record: Record) -> Record:
-            state = payload_state.PayloadState.from_dict(record.payload_state)
-            state = payload_state.downloaded(state, plan.offer, self._clock(), self._jitter())
-            return replace(record, payload_state=state.as_dict())
-
-        return change
+        It is counted with the outcome, not with the last byte: a power cut in between is nobody's
+        failure, and what the checkpoint holds is not fetched again.
+        """
+        if not self._whole:
+            return record
+        state = payload_state.PayloadState.from_dict(record.payload_state)
+        state = payload_state.downloaded(state, offer, self._clock(), self._jitter())
+        return replace(record, payload_state=state.as_dict())
 
     def _clear(self, plan: InstallPlan) -> ClearedSlot:
         kept = Prepared.from_dict(self._ledger.read().prepared)
@@ -545,7 +548,11 @@ class Attempt:
         self._boot.stage(verified, self._terms.tries)
         done = self._intent(plan, Phase.STAGED, cost).as_dict()
 
-        self._ledger.set(intent=done, previous_version=plan.running)
+        def change(record: Record) -> Record:
+            record = self._count_download(record, plan.offer)
+            return replace(record, intent=done, previous_version=plan.running)
+
+        self._ledger.update(change)
         self._hands.mark_staged()
 
     # ── failure ──────────────────────────────────────────────────────────────────────────────
@@ -567,6 +574,7 @@ class Attempt:
             if isinstance(error, UNPREPARES):
                 record = replace(record, prepared={})
             if offer is not None and not self._offline:
+                record = self._count_download(record, offer)
                 state = payload_state.PayloadState.from_dict(record.payload_state)
                 record = replace(
                     record,
