@@ -13,8 +13,6 @@ import random
 import threading
 from collections.abc import Iterator
 
-import pytest
-
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.device import Device
 
@@ -114,12 +112,18 @@ def grid(rng: random.Random, fuse: int | None = None, *, keep: bool = False) -> 
         discard(self, name)
         found.tick(f"dropped {name}")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Device, "_write", watched_write)
-        patch.setattr(Device, "flush", watched_flush)
-        patch.setattr(CheckpointStore, "_write", watched_save)
-        patch.setattr(CheckpointStore, "_discard", watched_discard)
-        try:
-            yield found
-        finally:
-            pass
+    watched = [
+        (Device, "_write", watched_write),
+        (Device, "flush", watched_flush),
+        (CheckpointStore, "_write", watched_save),
+        (CheckpointStore, "_discard", watched_discard),
+    ]
+    # By hand and not by pytest's monkeypatch: children that are killed import this too.
+    before = [(kind, name, getattr(kind, name)) for kind, name, _ in watched]
+    try:
+        for kind, name, function in watched:
+            setattr(kind, name, function)
+        yield found
+    finally:
+        for kind, name, function in before:
+            setattr(kind, name, function)

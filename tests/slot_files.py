@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.boot.files import clear_files
@@ -14,7 +14,9 @@ from bascule.engine.device import Region
 from bascule.engine.stream import Announced, Installed, install
 from bascule.engine.verify import VerifiedSlot, read_back
 from bascule.formats.signature import PublicKey
-from payload_vectors import Bytes
+
+if TYPE_CHECKING:
+    from payload_vectors import Bytes
 
 SLACK = 64 << 10
 """Bytes by which a target is larger than its image."""
@@ -79,9 +81,12 @@ class SlotFiles:
         **options: Any,
     ) -> Installed:
         """One attempt."""
-        source = payload if isinstance(payload, Bytes) else Bytes(payload)
+        if isinstance(payload, bytes):
+            from payload_vectors import Bytes
+
+            payload = Bytes(payload)
         return await install(
-            source,
+            payload,
             announced=announced or Announced(None, None),
             keys=lambda: keys,
             cleared=self.cleared,

@@ -39,7 +39,8 @@ CUTS = {
     "delta_v1_v2_kernel.bin": 75,
     "delta_minor4.bin": 75,
 }
-"""Payload → power cuts inside this process. With the SIGKILLs below they are over 200."""
+"""Payload → power cuts inside this process. With the SIGKILLs below and in `test_kills_over_http` they are
+about 260."""
 
 
 def slot(folder: Path, what: Case) -> SlotFiles:
@@ -132,7 +133,7 @@ def test_sigkill_at_any_moment(name: str, tmp_path: Path) -> None:
         return done.returncode
 
     kills = 0
-    for _ in range(6):
+    for _ in range(3):
         place = slot(tmp_path / "slot", what)
         fuse = rng.randrange(1, 40)
         while child(fuse) != 0:
@@ -140,7 +141,7 @@ def test_sigkill_at_any_moment(name: str, tmp_path: Path) -> None:
             fuse = fuse + rng.randrange(20, 200)
         assert place.matches()
         assert place.untouched()
-    assert kills >= 6
+    assert kills >= 3
 
 
 # ── in-place deltas of any shape ─────────────────────────────────────────────────────────────

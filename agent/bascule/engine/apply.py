@@ -23,10 +23,10 @@ from bascule.engine.thread import finished
 from bascule.errors import Stopped
 from bascule.formats.manifest import Extent, Manifest, Operation
 
-BUDGET = 16 << 20
+BUDGET = 8 << 20
 """Bytes of blobs and decoded pieces in flight; one larger operation may be in flight alone."""
 
-INTERVAL = 32 << 20
+INTERVAL = 64 << 20
 """Bytes of target between two checkpoints."""
 
 PATIENCE = 5.0
@@ -154,6 +154,8 @@ class Applier:
             await self._until(
                 lambda: not self._in_flight or self._in_flight + job.cost <= self._budget
             )
+        # Nor may the disk run away from a record that is slow to make: a kill would lose all of it.
+        await self._until(lambda: self._sync_task is None or self._since < self._interval)
         self._take(job)
         if (
             sum(each.cost for each in self._batch) >= _BATCH_COST
