@@ -4,7 +4,7 @@ VENV  := .venv/bin
 JOBS  ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo setup test lint unit test-boot bench docs pictures clean
+.PHONY: help demo setup test lint unit test-boot bench docs pictures golden clean
 
 help:
 	@echo 'make demo       set up, then show a real update, a bad one and the way back (under a minute)'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test-boot  boot an A/B machine in QEMU and drive it through good and bad updates (slow)'
 	@echo 'make bench      measure, and print target, measured and verdict'
 	@echo 'make docs       regenerate what is generated from the code'
+	@echo 'make golden     write the golden answers of updatectl anew; read the difference'
 	@echo 'make pictures   play the stories of the guide again: its outputs and pictures'
 	@echo 'make install    DESTDIR=… PREFIX=/usr: units, policy, configuration, entry points'
 
@@ -45,6 +46,9 @@ docs: setup
 
 pictures: setup
 	@$(VENV)/python tests/journeys/record.py
+
+golden: setup
+	@BASCULE_WRITE_GOLDEN=1 $(VENV)/python -m pytest tests/faces/test_published.py tests/journeys/test_real_answers.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis
