@@ -320,3 +320,12 @@ address = "{self.bus}"
     def flags(self, slot: str) -> tuple[int, int, int]:
         """(priority, tries, successful) of a slot, read by other people's program's rule."""
         return firmware.flags(self.disk, {"A": 3, "B": 4}[slot])
+
+    def cgpt(self, slot: str, *, priority: int, tries: int, successful: int) -> None:
+        """Somebody else's hand on the table."""
+        number = {"A": "3", "B": "4"}[slot]
+        subprocess.run(
+            [tool("cgpt"), "add", "-i", number, "-P", str(priority), "-T", str(tries),
+             "-S", str(successful), str(self.disk)],
+            check=True,
+        )  # fmt: skip

@@ -13,8 +13,10 @@ from bascule.engine.coordination.neighbours import COORDINATOR, CoordinatorFile
 from bascule.engine.coordination.registry import Credentials, coordinator
 from bascule.engine.ledger import Record
 from bascule.engine.surroundings import Surroundings, free_space, look
+from bascule.formats.slots import Slot
 from bascule.updater.gates import Answer, Answered, Facts, Locksmithd, Room
 from bascule.updater.gather import with_record
+from bascule.updater.late import watched_until
 from bascule.updater.schedule import Schedule, parse_schedule
 from bascule.updater.status import State, Status
 from bascule.updater.windows import Windows, parse_locksmith, parse_windows
@@ -139,7 +141,6 @@ class Circumstances:
         settings = assembly.settings
         now = self._clock()
         booted = next((s for s in status.slots if s.booted), None)
-        blessed_at = record.blessed.get("at") if settings.reboot.late_window > 0 else None
         other = self.coordinator_file.other()
         facts = Facts(
             schedule=self.schedule(),
@@ -155,8 +156,8 @@ class Circumstances:
             wanted=wanted,
             allow_downgrade=allow_downgrade or settings.policy.allow_downgrade,
             blessed=booted.successful if booted else None,
-            watched_until=int(blessed_at + settings.reboot.late_window)
-            if isinstance(blessed_at, int) and record.blessed.get("attempt")
+            watched_until=watched_until(record, Slot(booted.name), now, settings.reboot.late_window)
+            if booted is not None
             else 0,
             rooms=self._rooms(),
             allow_metered=settings.download.metered,

@@ -30,6 +30,7 @@ from bascule.faces.legacy_bus import NAME as LEGACY_BUS_NAME
 from bascule.faces.legacy_bus import LegacyBusFace
 from bascule.faces.systemd import Notifier, keep_watchdog
 from bascule.figures import Exporter
+from bascule.late_watch import LateWatch
 from bascule.settings import differences, load
 from bascule.updater import policy
 from bascule.updater.scheduler import Scheduler
@@ -99,6 +100,13 @@ class Daemon:
         )
         self.conductor = Conductor(self, self.updater)
         self._connection: BusConnection | None = None
+        self.late_watch = LateWatch(
+            self.updater,
+            settings=lambda: self.settings,
+            bus=lambda: self.message_bus,
+            reboot=self.conductor.rebooting.by_hand,
+            clock=time.time,
+        )
         self.documents = Documents(self)
         self.exporter = Exporter(self)
 
@@ -304,6 +312,7 @@ class Daemon:
             done, _ = await asyncio.wait(tasks[:-1], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            asyncio.create_task(self.late_watch.run()),
         finally:
             self._notifier.stopping()
             await updater.note_stop()

@@ -398,6 +398,9 @@ class Postinst:
     )
     timeout: float = _s(seconds, 1800.0, "Longest run.", "seconds")
 
+    late_restarts: int = _s(
+        integer(1, 1000), 3, "Automatic restarts of one of them in that time that count as failure."
+    )
 
 @dataclass(frozen=True, slots=True)
 class StatePaths:

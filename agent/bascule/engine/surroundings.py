@@ -173,7 +173,7 @@ def free_space(path: Path) -> int | None:
 
 async def read_metered(bus: MessageBus, timeout: float = _TIMEOUT) -> bool | None:
     """NetworkManager's ``Metered`` (NMMetered): 1 and 3 yes, 2 and 4 no, else unknown."""
-    body = await _call(
+    body = await call(
         bus,
         (_NETWORK, "/org/freedesktop/NetworkManager", _PROPERTIES),
         "Get",
@@ -187,13 +187,13 @@ async def read_metered(bus: MessageBus, timeout: float = _TIMEOUT) -> bool | Non
 
 async def read_sessions(bus: MessageBus, timeout: float = _TIMEOUT) -> tuple[Session, ...] | None:
     """People's sessions at logind: of class ``user``, not closing."""
-    body = await _call(bus, _LOGIN, "ListSessions", "", [], timeout=timeout)
+    body = await call(bus, _LOGIN, "ListSessions", "", [], timeout=timeout)
     if body is None or not isinstance(body[0], list):
         return None
     found: list[Session] = []
     for entry in body[0][:_SESSIONS]:
         name, uid, user, _seat, path = entry
-        about = await _call(
+        about = await call(
             bus,
             (_LOGIN[0], path, _PROPERTIES),
             "GetAll",
@@ -219,7 +219,7 @@ async def read_inhibitors(
     bus: MessageBus, timeout: float = _TIMEOUT
 ) -> tuple[Inhibitor, ...] | None:
     """logind's inhibitor locks that block a shutdown; those that only delay it do not count."""
-    body = await _call(bus, _LOGIN, "ListInhibitors", "", [], timeout=timeout)
+    body = await call(bus, _LOGIN, "ListInhibitors", "", [], timeout=timeout)
     if body is None or not isinstance(body[0], list):
         return None
     return tuple(
@@ -229,7 +229,7 @@ async def read_inhibitors(
     )
 
 
-async def _call(
+async def call(
     bus: MessageBus,
     target: tuple[str, str, str],
     member: str,
@@ -238,6 +238,11 @@ async def _call(
     *,
     timeout: float,
 ) -> list[Any] | None:
+    """The body of the answer to a method call; None where there is none in time, or an error.
+
+    Args:
+        target: bus name, object path, interface.
+    """
     from dbus_fast import Message, MessageFlag, MessageType
 
     destination, path, interface = target

@@ -124,7 +124,9 @@ class GoingBack:
         return once.sentence(Detour.WAITING)
 
     async def require_no_detour(self) -> None:
-        """Raises Busy while a boot for one time waits or runs: its other slot is the good one."""
+        """Raises Busy while the other slot is the one to go to, or to go back to."""
+        if self._updater.giveup is not None and self._updater.giveup.reboot:
+            raise Busy(self._updater.status.sentence)
         if self._updater.detour is not None:
             once, detour = self._updater.detour
             raise Busy(once.sentence(detour))

@@ -113,6 +113,10 @@ async def _permit_all(options: Mapping[str, Any]) -> None:
     return
 
 
+async def _unwatched() -> bool:
+    return False
+
+
 async def _no_reboot() -> None:
     raise NothingPending("no reboot is set up")
 
@@ -157,6 +161,8 @@ class Updater:
         """Raises PolicyRefusal if a gate holds back what was asked for."""
         self.reboot_now: Callable[[], Awaitable[None]] = _no_reboot
         """Reboots for an operator."""
+        self.watched: Callable[[], Awaitable[bool]] = _unwatched
+        """Whether the running release is in its late-regression window."""
         self._status = Status(since=int(clock()))
         self._listeners: list[Callable[[Status, Status], None]] = []
         self._job_listeners: list[Callable[[Job], None]] = []
@@ -615,14 +621,25 @@ class Updater:
             raise Busy(f"{self._status.sentence} Take it back with `updatectl cancel` instead.")
         if options.get("once"):
             return await self._going_back.once(actor)
-        return await self._going_back.for_good(actor, quarantined=not options.get("no_quarantine"))
+        return await self._going_back.for_good(
+            actor,
+            quarantined=not options.get("no_quarantine"),
+            watched=await self.watched(),
+        )
+
+    async def leave_late(self, reason: str) -> None:
+        """Give the running release up after its blessing. Raises SlotNotBootable, StorageError."""
+        await self._going_back.late(reason)
 
     async def reboot(self, actor: Actor) -> str:
-        if self._status.state is not State.UPDATED_NEED_REBOOT:
-            raise NothingPending("no release is staged, so there is nothing to reboot into")
+        self.require_not_busy()
+        await self.settle()
+        following = next((s for s in self._status.slots if s.next and not s.booted), None)
+        if following is None:
+            raise NothingPending("the running slot boots next, so there is nothing to reboot into")
         self.tell("asked", verb="reboot", actor=dataclasses.asdict(actor))
         await self.reboot_now()
-        return f"The reboot into {self._status.new_version} is under way."
+        return f"The reboot into {following.version or 'the other slot'} is under way."
 
     async def document(self, name: str, options: Mapping[str, Any], actor: Actor) -> dict[str, Any]:
         if name not in self.documents:
