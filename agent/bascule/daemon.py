@@ -53,6 +53,7 @@ HISTORIC = frozenset(
         "verdict",
         "staged",
         "attempt-failed",
+        "delta-refused",
         "withdrawn",
         "rollback",
         "reboot",

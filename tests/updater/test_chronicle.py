@@ -55,6 +55,8 @@ CASES: list[tuple[str, str, Any, dict[str, Any], str]] = [
      "5.0 is in quarantine."),
     ("history.withdrawn", "verdict", None, {"verdict": "WITHDRAWN", "version": "5.0"},
      f"5.0 was staged and taken back {WHEN}: somebody chose otherwise."),
+    ("history.delta-refused", "delta-refused", None, {"version": "5.0", "why": "usr is another."},
+     f"The delta to 5.0 did not do {WHEN} (usr is another), so a full payload was asked for."),
     ("history.withdrawn", "withdrawn", None, {"version": "5.0", "why": "updatectl cancel"},
      f"5.0 was staged and taken back {WHEN}: updatectl cancel."),
     ("history.judged", "verdict", None, {"verdict": "UNFINISHED", "version": "5.0"},

@@ -293,7 +293,8 @@ class Attempt:
         """
         if not self._client.delta_okay:
             return None
-        self._say("note", note="delta-refused", facts={"why": str(error)})
+        facts = {"version": plan.offer.version, "why": str(error), "attempt": self._attempt}
+        self._say("note", note="delta-refused", facts=facts)
         self._client = replace(self._client, delta_okay=False)
         offer = await self.ask()
         if offer is None or offer.sha256 == plan.offer.sha256:

@@ -129,6 +129,7 @@ KINDS: Mapping[str, Callable[[Told], tuple[str, dict[str, str]]]] = {
     "staged": _costly("history.staged"),
     "prepared": _costly("history.prepared"),
     "attempt-failed": _failed,
+    "delta-refused": _plain("history.delta-refused"),
     "withdrawn": _plain("history.withdrawn", "somebody chose otherwise"),
     "rollback": _rollback,
     "reboot": _plain("history.rebooted", "an update was staged"),

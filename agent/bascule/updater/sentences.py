@@ -138,6 +138,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "history.withdrawn": "{version} was staged and taken back {when}: {why}.",
     "history.failed": "The update to {version} failed {when}: {why}.",
     "history.booted": "Booted slot {slot} {when}.",
+    "history.delta-refused": "The delta to {version} did not do {when} ({why}), so a full payload was asked for.",
     "history.repaired": "What boots next was repaired {when}: {why}.",
     "history.no-way-back": "The release that runs failed {when}, and the old one cannot be booted: {why}.",
     "history.late-trouble": "Whether the running release still does well could not be told {when}: {why}.",
