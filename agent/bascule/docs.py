@@ -1,7 +1,7 @@
 """``python -m bascule.docs``: regenerates what the documents take from the code; ``--check`` compares.
 
 A document holds a marked region for each: between ``<!-- generated: NAME -->`` and
-``<!-- end: NAME -->`` nothing is written by hand.
+``<!-- end: NAME -->`` nothing is written by hand. The page bascule(8) is made from the parser.
 """
 
 from __future__ import annotations
@@ -73,6 +73,18 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
 }
 
+
+def bascule_man() -> str:
+    """bascule(8)."""
+    from bascule.__main__ import _parser
+    from bascule.faces.cli.docs import command_man
+
+    return command_man(_parser([]), "the update agent, and tools for disks and payloads")
+
+
+FILES: Mapping[str, Callable[[], str]] = {"docs/man/bascule.8": bascule_man}
+"""Path below the checkout → what the whole file holds."""
+
 _REGION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -103,6 +115,12 @@ def main() -> int:
         after = renew(before)
         if before != after:
             stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(after)
+    for name, make in FILES.items():
+        path, after = ROOT / name, make()
+        if not path.exists() or path.read_text() != after:
+            stale.append(name)
             if not check:
                 path.write_text(after)
     for name in stale:

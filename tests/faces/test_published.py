@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import bascule
+from bascule.docs import FILES as MORE
 from bascule.errors import Busy, catalogue
 from bascule.faces.cli.verbs import VERBS, build
 from bascule.faces.docs import FILES
@@ -38,7 +39,18 @@ def test_the_committed_file_is_the_present_one(name: str) -> None:
     assert path.read_text() == FILES[name](), f"{name}: run `make docs`"
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "/man/" in name])
+PAGES = [*(name for name in FILES if "/man/" in name), *MORE]
+
+
+def test_bascules_page_is_the_present_one() -> None:
+    (name,) = MORE
+    assert (ROOT / name).read_text() == MORE[name](), "run `make docs`"
+    page = (ROOT / name).read_text()
+    for command in ("run", "health", "bless", "deadman", "disk prefer", "payload apply", "lock"):
+        assert f"\\fB{command}" in page, command
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_roff_has_no_complaints(name: str) -> None:
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")

@@ -11,7 +11,7 @@ from bascule.errors import Exit
 from bascule.faces.cli.verbs import GROUPS, VERBS, build
 from bascule.faces.legacy_client import FLAGS
 
-__all__ = ["FILES"]
+__all__ = ["FILES", "command_man"]
 
 NOTES = """\
 systemd 257 and later has a command of the same name for
@@ -69,6 +69,7 @@ def _takes_file(action: argparse.Action) -> bool:
 def _roff(text: str) -> str:
     """`text` as roff prints it: no escapes, no requests, hyphens as they are typed."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("'", "\\(aq")
+    text = "".join(c if c.isascii() else f"\\[u{ord(c):04X}]" for c in text)
     return "\n".join(f"\\&{line}" if line.startswith(".") else line for line in text.splitlines())
 
 
@@ -154,6 +155,48 @@ def updatectl_man() -> str:
         ".BR journalctl (1)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def command_man(parser: argparse.ArgumentParser, description: str) -> str:
+    """The page of a command whose parser has commands in commands: each with its options."""
+    name = parser.prog
+    lines = [
+        '.\\" Made by bascule.docs; changes here are lost.',
+        f'.TH {name.upper()} 8 "" "Bascule" "System administration"',
+        ".SH NAME",
+        f"{name} \\- {_roff(description)}",
+        ".SH SYNOPSIS",
+        f".B {name}",
+        "\\fICOMMAND\\fR [\\fIOPTIONS\\fR]",
+        ".SH DESCRIPTION",
+        _roff(_sentence(" ".join(str(parser.description).split()))),
+        ".SH COMMANDS",
+        *_commands(parser, ""),
+        *_exits(),
+        ".SH SEE ALSO",
+        ".BR updatectl (8)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(parser: argparse.ArgumentParser, before: str) -> Iterator[str]:
+    for action in parser._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        helps = {choice.dest: choice.help for choice in action._choices_actions}
+        for name, part in action.choices.items():
+            below = [a for a in part._actions if isinstance(a, argparse._SubParsersAction)]
+            if below:
+                yield from _commands(part, f"{before}{name} ")
+                continue
+            yield ".TP"
+            yield _synopsis(f"{before}{name}", part)
+            yield _roff(_sentence(str(helps.get(name) or part.description or "")))
+            yield ".RS"
+            for option in _options(part):
+                if "--help" not in option.option_strings:
+                    yield from _man_option(option)
+            yield ".RE"
 
 
 def client_man() -> str:
