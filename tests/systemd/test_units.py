@@ -6,11 +6,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bascule.settings import load
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import figures
+from figures import README
 
 PROJECT = Path(__file__).resolve().parents[2]
 UNITS = PROJECT / "systemd" / "system"
@@ -109,6 +115,35 @@ def test_exposure_of_the_daemon_does_not_grow() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@needs_analyze
+def test_every_exception_of_the_sandbox_has_its_reason() -> None:
+    """Whatever systemd misses in the daemon's unit is named in a comment of that unit."""
+    unit = UNITS / "bascule.service"
+    comments = " ".join(re.findall(r"^#(.*)$", unit.read_text(), re.M))
+    unexplained = []
+    for row in figures.exposure(unit)[2]:
+        words = re.findall(r"[A-Za-z]{3,}", row["name"].partition("=~")[2] or row["name"])
+        told = [w for w in words if w not in ("CAP", "SYS", "AF") and w in comments]
+        if not told:
+            unexplained.append(row["name"])
+    assert unexplained == []
+
+
+@needs_analyze
+def test_the_readme_has_the_figures() -> None:
+    text = README.read_text()
+    region = figures.REGION.search(text)
+    assert region
+    measured = re.search(r"\(systemd (\d+)\)", region[0])
+    assert measured
+    for name in figures.REASONS:
+        assert name in region[0]
+    assert sorted(figures.REASONS) == [n for n in NAMES if n.endswith(".service")]
+    if measured[1] != figures.version():
+        pytest.skip(f"the figures are systemd {measured[1]}'s")
+    assert figures.table() in region[0], "run tests/systemd/figures.py --write"
 
 
 def test_every_service_names_the_program_of_its_prefix(tmp_path: Path) -> None:
