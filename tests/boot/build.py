@@ -14,6 +14,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+import firmware
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "/var/tmp") / "bascule-boot"
@@ -193,7 +197,7 @@ def root_image(keys: Path, boot: str) -> Path:
 
     Args:
         keys: directory of public keys that the image trusts.
-        boot: ``gpt`` or ``systemd-boot``.
+        boot: ``gpt``, ``flatcar`` or ``systemd-boot``.
     """
     base = base_tree()
     key = digest(
@@ -311,6 +315,10 @@ def _configure(tree: Path, keys: Path, boot: str) -> None:
         (tree / "efi").mkdir(exist_ok=True)
         with (tree / "etc/fstab").open("a") as file:
             file.write("/dev/nvme0n1p1 /efi vfat umask=0077 0 0\n")
+    if boot == "flatcar":
+        settings = settings.replace('kernel = "none"\n', "")
+        with (tree / "etc/fstab").open("a") as file:
+            file.write("/dev/nvme0n1p1 /boot vfat umask=0077 0 0\n")
     put("etc/bascule/bascule.toml", settings)
     # In the lower layer, where a release may bring its own.
     put("usr/lib/bascule/bascule.toml", '[health]\ndeadline = "5m"\n')
@@ -340,10 +348,11 @@ def release(base: Path, version: str, changes: Mapping[str, tuple[str, int] | No
     """A further release: the first one with its version and `changes`."""
     everything = {"usr/share/flatcar/release": (release_file(version), 0o644), **changes}
     key = digest(base.name, repr(sorted(everything.items())))
-    image = base.with_name(f"release-{version}-{key}.ext4")
+    boot = base.stem.removeprefix("root-").rpartition("-")[0]
+    image = base.with_name(f"release-{boot}-{version}-{key}.ext4")
     if image.exists():
         return image
-    for old in CACHE.glob(f"release-{version}-*"):
+    for old in CACHE.glob(f"release-{boot}-{version}-*"):
         old.unlink()
     fresh = image.with_suffix(".new")
     run(["cp", "--sparse=always", "--reflink=auto", base, fresh])
@@ -426,7 +435,8 @@ def disk(target: Path, first: Path, boot: str) -> None:
     """A whole disk whose slot A holds `first`, blessed, and whose slot B is empty.
 
     Args:
-        boot: ``gpt``: an initrd chooses by partition attributes; ``systemd-boot``: by its entries.
+        boot: ``gpt``: an initrd chooses by partition attributes; ``systemd-boot``: by its entries;
+            ``flatcar``: whoever powers on chooses slot and kernel, see `choose`.
     """
     tree = base_tree()
     target.unlink(missing_ok=True)
@@ -465,7 +475,7 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
     esp = target.with_suffix(".esp")
     run(["truncate", "-s", f"{ESP_MIB}M", esp])
     run(["mkfs.vfat", "-F", "32", "-n", "ESP", esp])
-    kernel = next((tree / "boot").glob("vmlinuz-*"))
+    first_kernel = kernel()
     loader = tree / "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
     for folder in ("EFI", "EFI/BOOT", "EFI/systemd", "EFI/Linux", "loader", "loader/entries"):
         run(["mmd", "-i", esp, f"::{folder}"])
@@ -475,16 +485,19 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
     ]
     if boot == "gpt":
         copies += [
-            (kernel, "vmlinuz"),
+            (first_kernel, "vmlinuz"),
             (initrd(), "initrd.img"),
             (entry(""), GPT_ENTRY),
         ]
+    elif boot == "flatcar":
+        run(["mmd", "-i", esp, "::flatcar"])
+        copies.append((first_kernel, "flatcar/vmlinuz-a"))
     else:
         run(["mmd", "-i", esp, "::slot-a", "::slot-b"])
         copies += [
             (loader, "EFI/systemd/systemd-bootx64.efi"),
-            (kernel, "slot-a/vmlinuz"),
-            (kernel, "slot-b/vmlinuz"),
+            (first_kernel, "slot-a/vmlinuz"),
+            (first_kernel, "slot-b/vmlinuz"),
             (entry("A", GUIDS["A"]), "loader/entries/slot-a.conf"),
             (entry("B", GUIDS["B"]), "loader/entries/slot-b.conf.cleared"),
         ]
@@ -496,6 +509,40 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
     scratch.unlink(missing_ok=True)
     run(["dd", f"if={esp}", f"of={target}", "bs=1M", f"seek={START['esp']}", "conv=notrunc,sparse"])
     esp.unlink()
+
+
+def kernel(version: str = "") -> Path:
+    """The kernel of a release: each has its own bytes, for what stands behind a kernel's end is idle."""
+    first = next((base_tree() / "boot").glob("vmlinuz-*"))
+    if not version:
+        return first
+    own = CACHE / f"vmlinuz-{version}-{digest(first.name, version)}"
+    own.write_bytes(first.read_bytes() + f"release {version}\n".encode())
+    return own
+
+
+def choose(target: Path) -> None:
+    """What Flatcar's GRUB does at power-on, re-enacted from outside: choose a slot by the table,
+    spend its try, and start the kernel of that slot from /flatcar on the EFI system partition.
+    """
+    number = firmware.choose(target, type_guid=TYPE_GUID)
+    slot = next((slot for slot, index in INDEX.items() if index == number), None)
+    if slot is None:
+        raise CannotBuild("the table has no slot to boot")
+    text = (
+        f"title Flatcar {slot}\nlinux /flatcar/vmlinuz-{slot.lower()}\n"
+        f"options root=PARTUUID={GUIDS[slot]} {KERNEL_WORDS}\n"
+    )
+    put_on_esp(target, GPT_ENTRY, text)
+
+
+def read_from_esp(target: Path, path: str) -> bytes:
+    """A file on the EFI system partition of a machine that is off."""
+    scratch = target.with_suffix(".file")
+    run(["mcopy", "-o", "-n", "-i", f"{target}@@{START['esp']}M", f"::{path}", scratch])
+    data = scratch.read_bytes()
+    scratch.unlink()
+    return data
 
 
 def put_on_esp(target: Path, path: str, text: str) -> None:

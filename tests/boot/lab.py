@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -75,21 +76,30 @@ class Lab:
         shutil.copy(self.keys / "update.pub.pem", public)
         self._public = public
         self._first: dict[str, Path] = {}
+        self._building = threading.RLock()
 
     def first(self, boot: str) -> Path:
         """The first release's image, of the checkout as it is at the first asking."""
-        if boot not in self._first:
-            self._first[boot] = build.root_image(self._public, boot)
-        return self._first[boot]
+        with self._building:
+            if boot not in self._first:
+                build.initrd()
+                self._first[boot] = build.root_image(self._public, boot)
+            return self._first[boot]
 
     def payload(self, boot: str, release: str, full: bool = False) -> Path:
         """A signed v2 payload that leads from the first release to `release`."""
+        with self._building:
+            return self._payload(boot, release, full)
+
+    def _payload(self, boot: str, release: str, full: bool) -> Path:
         base = self.first(boot)
         version, changes = RELEASES[release]
         image = build.release(base, version, changes)
         payload = image.with_suffix(".full" if full else ".delta")
         if not payload.exists():
             words: list[str] = [] if full else ["--old", f"usr={base}"]
+            if boot == "flatcar":
+                words += ["--kernel", str(build.kernel(version))]
             print(f"test-boot: packing {version} ({'full' if full else 'delta'})", flush=True)
             build.run(
                 [

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from build import FIRMWARE, CannotBuild
@@ -79,14 +79,15 @@ class Machine:
     """A disk image and what runs from it. Every boot is a QEMU of its own: a reset ends it.
 
     Args:
-        accelerator: from `accelerators`.
+        words: QEMU's for accelerator and cores.
     """
 
-    def __init__(self, disk: Path, folder: Path, accelerator: Sequence[str]) -> None:
+    def __init__(self, disk: Path, folder: Path, words: Sequence[str]) -> None:
         self.disk = disk
-        self._accelerator = tuple(accelerator)
+        self._words = tuple(words)
         self.folder = folder
         self.boots = 0
+        self.before_power_on: Callable[[Path], None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._shell: socket.socket | None = None
         self._heard = b""
@@ -103,11 +104,13 @@ class Machine:
     def start(self) -> None:
         """Power on."""
         self.boots += 1
+        if self.before_power_on:
+            self.before_power_on(self.disk)
         path = self.folder / "shell"
         path.unlink(missing_ok=True)
         words = [
-            *("qemu-system-x86_64", "-machine", "pc", *self._accelerator),
-            *("-smp", "2", "-m", "768", "-display", "none", "-monitor", "none", "-no-reboot"),
+            *("qemu-system-x86_64", "-machine", "pc", *self._words),
+            *("-m", "768", "-display", "none", "-monitor", "none", "-no-reboot"),
             *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={self._code}"),
             *("-drive", f"if=pflash,format=raw,unit=1,file={self._variables}"),
             *("-drive", f"if=none,id=disk,format=raw,file={self.disk}"),
