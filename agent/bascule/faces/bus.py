@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, cast
 
@@ -32,7 +32,8 @@ from bascule.faces.bus_shown import (
     View,
     properties_of,
 )
-from bascule.faces.bus_values import RefusedCall, answered, as_text, plain
+from bascule.faces.bus_values import RefusedCall, answered, as_text
+from bascule.faces.bus_wishes import name_of, wishes
 from bascule.updater.status import Status
 from bascule.updater.steering import Job, Steering
 
@@ -58,6 +59,21 @@ ACTION_OF_VERB = {
     "doctor-repair": "repair",
     "quarantine-clear": "override",
 }
+
+
+REACHING_OUT = frozenset({"plan", "list"})
+"""Documents for which a server is asked."""
+
+
+def action_of_document(name: str, options: Mapping[str, Any]) -> str:
+    """The action that a document needs; "" for those that are open to all.
+
+    Root's eyes are not lent to everybody: a file or repository that the caller names is read, and
+    a server that is asked is asked, only for those who may do so by the verbs too.
+    """
+    if options.get("file") or options.get("repository"):
+        return "update"
+    return "check" if name in REACHING_OUT else ""
 
 
 @properties_of(JOB_SHOWN)
@@ -108,10 +124,10 @@ class _Update1(ServiceInterface):
     @dbus_method()
     async def Update(self, options: DBusDict) -> DBusObjectPath:
         with self._face.answering():
-            wishes = plain(options)
-            action = "override" if any(wishes.get(key) for key in OVERRIDING_OPTIONS) else "update"
+            asked = wishes(options)
+            action = "override" if any(asked.get(key) for key in OVERRIDING_OPTIONS) else "update"
             actor = await self._face.authority.require(action, current_call())
-            return self._face.offer(await self._face.steering.update(wishes, actor))
+            return self._face.offer(await self._face.steering.update(asked, actor))
 
     @dbus_method()
     async def Cancel(self) -> DBusStr:
@@ -123,7 +139,7 @@ class _Update1(ServiceInterface):
     async def Rollback(self, options: DBusDict) -> DBusStr:
         with self._face.answering():
             actor = await self._face.authority.require("rollback", current_call())
-            return as_text(await self._face.steering.rollback(plain(options), actor))
+            return as_text(await self._face.steering.rollback(wishes(options), actor))
 
     @dbus_method()
     async def Reboot(self) -> DBusStr:
@@ -140,9 +156,9 @@ class _Update1(ServiceInterface):
     @dbus_method()
     async def Act(self, verb: DBusStr, options: DBusDict) -> DBusStr:
         with self._face.answering():
-            action = ACTION_OF_VERB.get(verb, "configure")
+            action = ACTION_OF_VERB.get(name_of(verb), "configure")
             actor = await self._face.authority.require(action, current_call())
-            return as_text(await self._face.steering.act(verb, plain(options), actor))
+            return as_text(await self._face.steering.act(verb, wishes(options), actor))
 
     @dbus_method()
     def Refusal(self) -> DBusStr:
@@ -151,8 +167,13 @@ class _Update1(ServiceInterface):
     @dbus_method()
     async def Document(self, name: DBusStr, options: DBusDict) -> DBusStr:
         with self._face.answering():
-            actor = await self._face.authority.caller(current_call(), "bus")
-            document = await self._face.steering.document(name, plain(options), actor)
+            asked = wishes(options)
+            authority, call = self._face.authority, current_call()
+            if action := action_of_document(name_of(name), asked):
+                actor = await authority.require(action, call)
+            else:
+                actor = await authority.caller(call, "bus")
+            document = await self._face.steering.document(name, asked, actor)
             return as_text(json.dumps({"schema": DOCUMENT_SCHEMA, **document}))
 
 
