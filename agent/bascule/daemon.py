@@ -21,7 +21,7 @@ from bascule.documents import Documents
 from bascule.engine.boot import BootBackend
 from bascule.engine.ledger import Record
 from bascule.engine.markers import remove_markers
-from bascule.errors import BasculeError, SettingsError, Stopped
+from bascule.errors import BasculeError, Exit, SettingsError, Stopped
 from bascule.faces.bus import NAME as BUS_NAME
 from bascule.faces.bus import BusFace
 from bascule.faces.bus_connection import BusConnection
@@ -260,6 +260,14 @@ class Daemon:
         self._interval = interval.base
         return interval.draw(self._rng)
 
+    async def _tick_or_later(self) -> float:
+        """`_tick`; what has a name does not end the daemon, it is logged and tried again later."""
+        try:
+            return await self._tick()
+        except BasculeError as error:
+            _log.error("The check by the clock could not begin", error=error)
+            return self._interval
+
     def _show_status(self, old: Status, new: Status) -> None:
         if (old.state, old.sentence) != (new.state, new.sentence):
             words = new.state.name.lower().replace("_", " ")
@@ -295,7 +303,7 @@ class Daemon:
             first=scheduled
             if scheduled is not None
             else policy.first_interval(settings.check.first, settings.check.fuzz).draw(self._rng),
-            tick=self._tick,
+            tick=self._tick_or_later,
             due=lambda at: updater.show(next_check=at),
             clock=time.time,
         )
@@ -344,4 +352,7 @@ def run(root: Path, extra: Sequence[Path]) -> int:
     except BasculeError as error:
         _log.error("cannot go on", error=error)
         return int(error.exit)
+    except Exception:
+        _log.exception("An error that has no name has ended the daemon")
+        return int(Exit.FAILED)
     return 0
