@@ -83,6 +83,8 @@ install-parts:
 
 # What the operator wrote below SYSCONFDIR and what the agent keeps in its state directory stay.
 uninstall:
+	@if [ -e '$(DESTDIR)$(PREFIX)/lib/systemd/system/bascule.service' ] && command -v systemctl >/dev/null; then \
+		systemctl --quiet --root='$(DESTDIR)/' disable $(INSTALL_UNITS) 2>/dev/null || true; fi
 	@rm -rf '$(DESTDIR)$(INSTALL_CODE)' '$(DESTDIR)$(PREFIX)/share/doc/bascule' '$(DESTDIR)$(PREFIX)/lib/dracut/modules.d/90bascule'
 	@cd '$(DESTDIR)$(PREFIX)' && rm -f bin/bascule bin/updatectl bin/update_engine_client sbin/flatcar-setgoodroot \
 		lib/bascule/bascule-select lib/bascule/bascule-slot lib/systemd/system/bascule*.service lib/systemd/system/bascule*.timer \
