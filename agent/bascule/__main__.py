@@ -8,26 +8,54 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bascule import __version__
-from bascule.errors import Exit
+from bascule.errors import Exit, OutputLost
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code. Nothing that an operator can do shows a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["run"], ["errand"]):
+        # structlog imports these wherever it finds them, to print tracebacks in colour: 40 ms and
+        # 5 MB of a daemon that shows none. Not found is what it copes with.
+        for decoration in ("rich", "better_exceptions"):
+            sys.modules.setdefault(decoration, None)  # type: ignore[arg-type]
     if arguments[:1] == ["errand"]:
         # The daemon's own child: no parser, and none of what the tools import.
         from bascule.errand import main as errand
 
         return errand()
+    from bascule.faces.streams import flush, mend, silence
+
+    mend()
     try:
-        options = _parser(arguments).parse_args(arguments)
-        return int(options.run(options))
+        try:
+            options = _parser(arguments).parse_args(arguments)
+            code = int(options.run(options))
+        except SystemExit as end:  # help, version, or a wrong command line
+            code = int(end.code or 0)
+        flush(sys.stdout)
+        return code
     except BrokenPipeError:
-        sys.stderr.close()
+        silence(sys.stdout)
         return Exit.DONE
+    except OSError as error:
+        return _lost(OutputLost(error.strerror or str(error)))
+    except OutputLost as error:
+        return _lost(error)
     except KeyboardInterrupt:
         print("bascule: stopped", file=sys.stderr)
         return Exit.STOPPED
+
+
+def _lost(error: OutputLost) -> int:
+    from bascule.faces.streams import flush, silence
+
+    silence(sys.stdout)
+    try:
+        flush(sys.stderr, f"bascule: {error}.\n{error.remedy}\n")
+    except (OSError, OutputLost):
+        silence(sys.stderr)
+    return int(error.exit)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

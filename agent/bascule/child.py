@@ -16,9 +16,15 @@ LINE_LIMIT = 1 << 20
 GRACE = 30.0
 """Seconds that a stopped errand gets to reach its next safe point before it is killed."""
 
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""Without these glibc gives every 64–256 KiB buffer back to the kernel: 2–3 times the CPU of a
-download (reference python.md 3). In the errand only: its memory goes back when it ends."""
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Without the thresholds glibc gives every 64–256 KiB buffer back to the kernel: 2–3 times the CPU
+of a download (reference python.md 3). With an arena for each thread, what one thread frees another
+cannot use: 8 MiB more, for no gain in speed, as all but the smallest pieces are few and large
+(decisions/0008). In the errand only: its memory goes back when it ends."""
 
 
 class ChildErrand:
