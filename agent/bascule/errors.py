@@ -662,6 +662,15 @@ class PartsMissing(PayloadError):
     remedy = "Map every part of the payload in the `slots` settings."
 
 
+class PackagesMissing(PayloadError):
+    """The offer lacks extra packages that this host needs."""
+
+    number = 61
+    id = "packages-missing"
+    cause = "The offer lacks extra packages that this host needs."
+    remedy = "Publish them with the release, or take them out of `postinst.packages`."
+
+
 # ── trust ────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -23,7 +23,7 @@ from bascule.engine.stream import Announced, ByteSource, Installed, Progress, in
 from bascule.engine.transport import Patience, Tls, paced_buffer
 from bascule.engine.verify import VerifiedSlot, read_back
 from bascule.errors import LedgerError, NoUpdate, OpenPgpError, SettingsError, TransferError
-from bascule.updater.plan import InstallPlan
+from bascule.updater.plan import InstallPlan, lacking_packages
 
 if TYPE_CHECKING:
     from bascule.engine.boot import ClearedSlot
@@ -250,6 +250,7 @@ class RealHands:
                 checkpoint=self._store,
                 observer=self._observe,
                 workers=self._assembly.workers,
+                lacking=lacking_packages(offer, settings.postinst.packages),
             )
         finally:
             await budget.settle()

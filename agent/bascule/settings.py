@@ -382,6 +382,9 @@ class Reboot:
     late_units: tuple[str, ...] = _s(
         texts, (), "Units whose failure inside `late_window` returns to the old slot."
     )
+    late_restarts: int = _s(
+        integer(1, 1000), 3, "Automatic restarts of one of them in that time that count as failure."
+    )
     ca_file: str = _s(text, "", "PEM bundle for the lock's server.")
     certificate: str = _s(text, "", "PEM client certificate for the lock's server.")
     key: str = _s(text, "", "PEM key of that certificate.")
@@ -397,10 +400,12 @@ class Postinst:
         choice("auto", "never"), "auto", "auto: run `/postinst` of the new image if it has one."
     )
     timeout: float = _s(seconds, 1800.0, "Longest run.", "seconds")
-
-    late_restarts: int = _s(
-        integer(1, 1000), 3, "Automatic restarts of one of them in that time that count as failure."
+    packages: tuple[str, ...] = _s(
+        texts,
+        (),
+        "Extra packages that a release must come with here, such as `oem-qemu.gz`; an offer without one is refused before anything is fetched.",
     )
+
 
 @dataclass(frozen=True, slots=True)
 class StatePaths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 import random
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from bascule.errors import (
     NotEnoughSpace,
     OpenPgpError,
     OperationHashMismatch,
+    PackagesMissing,
     PartsMissing,
     PayloadHashMismatch,
     PayloadSizeMismatch,
@@ -387,6 +389,71 @@ async def test_everything_that_is_too_small_is_named_with_figures(tmp_path: Path
     for figure in ("usr", str(len(IMAGE)), "kernel", str(len(KERNEL_IMAGE)), "4096"):
         assert figure in str(caught.value)
     assert place.targets["usr"].path.read_bytes() == b"x" * 4096
+
+
+async def test_every_shortfall_is_in_one_message_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partition, /boot, state and packages at once; of the payload only the metadata are read."""
+
+    class Full:
+        f_bavail, f_frsize = 1, 4096
+
+    data = draft_v1().build()
+    place = SlotFiles(
+        tmp_path, old={}, new={"usr": IMAGE, "kernel": KERNEL_IMAGE}, files=frozenset({"kernel"})
+    )
+    place.targets["usr"].path.write_bytes(b"x" * 4096)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    monkeypatch.setattr(os, "statvfs", lambda _: Full)
+    source = Bytes(data, chunk=64)
+    with pytest.raises(NotEnoughSpace) as caught:
+        await place.install(
+            source, built_keys(), announced=announced(data), lacking=["oem-qemu.gz"]
+        )
+    text = str(caught.value)
+    record = 20 + int.from_bytes(data[12:20], "big") + (64 << 10)
+    for figure in (
+        f"usr: {place.targets['usr'].path} has 4096 bytes of {len(IMAGE)} needed",
+        f"kernel (8192), the resume record ({record})",
+        f"lacks {8192 + record - 4096} bytes of {8192 + record}, 4096 are free",
+        "no package oem-qemu.gz",
+    ):
+        assert figure in text, text
+    assert source.fetched <= record - (64 << 10) + 64
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert place.targets["usr"].path.read_bytes() == b"x" * 4096
+
+
+async def test_an_offer_without_a_needed_package_is_refused_unread(tmp_path: Path) -> None:
+    data = draft_v1(kernel=False).build()
+    place = SlotFiles(tmp_path, old={}, new={"usr": IMAGE})
+    source = Bytes(data, chunk=64)
+    with pytest.raises(PackagesMissing, match=r"oem-a\.gz; the offer has no package oem-b\.gz"):
+        await place.install(source, built_keys(), lacking=["oem-a.gz", "oem-b.gz"])
+    assert source.fetched < 20 + int.from_bytes(data[12:20], "big") + 64
+    assert set(place.targets["usr"].path.read_bytes()) == {0xEE}
+
+
+async def test_a_carried_kernel_needs_its_room_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is copied at the end; that /boot is short must be known at the beginning."""
+
+    class Full:
+        f_bavail, f_frsize = 0, 4096
+
+    data = draft_v1(kernel=False).build()
+    place = SlotFiles(
+        tmp_path,
+        old={"usr": OLD_IMAGE, "kernel": b"k" * 5000},
+        new={"usr": IMAGE, "kernel": b"k" * 5000},
+        files=frozenset({"kernel"}),
+    )
+    monkeypatch.setattr(os, "statvfs", lambda _: Full)
+    with pytest.raises(NotEnoughSpace, match=r"kernel \(8192\)"):
+        await place.install(data, built_keys(), resumable=False)
+    assert set(place.targets["usr"].path.read_bytes()) == {0xEE}
 
 
 async def test_a_part_without_a_target_is_refused(tmp_path: Path) -> None:

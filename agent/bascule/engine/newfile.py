@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from bascule.engine.claim import refuse_booted
 from bascule.engine.device import Region, flush_folder, open_target
+from bascule.engine.room import Want, shortfalls
 from bascule.errors import DeviceOpenError, NotEnoughSpace, StorageError
 
 SUFFIX = ".partial"
@@ -29,28 +29,6 @@ def discard(path: Path) -> None:
     """Remove what an earlier, unfinished installation left beside `path`."""
     with contextlib.suppress(OSError):
         partial_path(path).unlink()
-
-
-def shortfall(path: Path, room: int) -> int:
-    """Bytes that lack in the folder of `path` for `room` bytes; 0 if they fit.
-
-    What an earlier attempt left, and the old file of the cleared slot, count as free: both give
-    way.
-
-    Raises:
-        DeviceOpenError: the folder cannot be looked at.
-    """
-    try:
-        system = os.statvfs(path.parent)
-    except OSError as error:
-        raise DeviceOpenError(f"{path.parent}: {error.strerror}", path=str(path)) from error
-    free = system.f_bavail * system.f_frsize
-    for old in (partial_path(path), path):
-        with contextlib.suppress(OSError):
-            info = old.lstat()
-            if stat.S_ISREG(info.st_mode):
-                free += info.st_blocks * 512
-    return max(0, room - free)
 
 
 class NewFile:
@@ -79,14 +57,10 @@ class NewFile:
         self._partial = partial_path(region.path)
         running = tuple(booted)
         refuse_booted(region, running)
-        lacking = shortfall(self.path, room)
-        if lacking:
-            raise NotEnoughSpace(
-                f"{self.path.parent} lacks {lacking} of {room} bytes for {self.path.name}",
-                path=str(self.path),
-                needed=room,
-                lacking=lacking,
-            )
+        # What an earlier attempt left, and the old file of the cleared slot, both give way.
+        want = Want(self.path.name, self.path.parent, room, (self._partial, self.path))
+        if lacking := shortfalls([want]):
+            raise NotEnoughSpace(lacking[0], path=str(self.path), needed=room)
         self.kept = resume and self._partial.is_file()
         if not self.kept:
             discard(self.path)

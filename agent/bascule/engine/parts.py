@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from bascule.engine.carry import Ground
 from bascule.engine.claim import refuse_booted
 from bascule.engine.device import PIECE, Device, Region, open_source, open_target
-from bascule.engine.newfile import NewFile, partial_path, shortfall
+from bascule.engine.newfile import NewFile, partial_path
+from bascule.engine.room import Want, shortfalls
 from bascule.engine.verify import sha256_of, skippable
 from bascule.errors import (
     NotEnoughSpace,
+    PackagesMissing,
     PartsMissing,
     SourceMismatch,
     StorageError,
 )
 from bascule.formats.manifest import Manifest, Part, PartInfo
+
+_RECORD = 64 << 10
+"""Bytes that a record, its predecessor and their file system's own needs take."""
 
 
 class Parts:
@@ -56,10 +62,18 @@ class Parts:
         """fdatasync calls so far."""
         return sum(device.flushes for device in self._devices)
 
-    def preflight(self) -> None:
+    def preflight(
+        self, *, state: Path | None = None, metadata: int = 0, packages: Sequence[str] = ()
+    ) -> None:
         """Everything that can be known to be wrong before a byte of data is fetched.
 
+        Args:
+            state: folder of the resume record, if one is kept.
+            metadata: bytes of the payload's metadata, which the record keeps.
+            packages: extra packages that this host needs and the offer has not.
+
         Raises:
+            PackagesMissing: of `packages`, if nothing else is wrong.
             PartsMissing: payload and host have different parts.
             SourceMismatch: a delta's source is missing or too small.
             NotEnoughSpace: targets are too small; the message has every figure.
@@ -68,9 +82,13 @@ class Parts:
         self._check_names()
         for name in (*(part.name for part in self._wanted), *self._carried):
             refuse_booted(self._targets[name], self._sources.values())
-        short = [line for part in self._wanted for line in self._shortfall(part)]
+        short = [line for name, size in self._sizes() for line in self._too_small(name, size)]
+        short += shortfalls(self._files_wanted(state, metadata))
+        absent = [f"the offer has no package {name}" for name in packages]
         if short:
-            raise NotEnoughSpace("; ".join(short), shortfalls=short)
+            raise NotEnoughSpace("; ".join(short + absent), shortfalls=short + absent)
+        if absent:
+            raise PackagesMissing("; ".join(absent), packages=list(packages))
         for part in self._wanted:
             if not reads_source(part):
                 continue
@@ -182,23 +200,34 @@ class Parts:
         if without:
             raise PartsMissing(f"the payload has nothing for {', '.join(without)}")
 
-    def _shortfall(self, part: Part) -> list[str]:
-        region = self._targets[part.name]
-        assert part.new is not None
-        if region.file:
-            block = self._manifest.block_size
-            lacking = shortfall(region.path, -(-part.new.size // block) * block)
-            return (
-                [f"{part.name}: {region.path.parent} lacks {lacking} bytes of {part.new.size}"]
-                if lacking
-                else []
-            )
-        device = open_source(region)
-        size = device.size
-        device.close()
-        if size >= part.new.size:
-            return []
-        return [f"{part.name}: {region.path} has {size} bytes of {part.new.size} needed"]
+    def _sizes(self) -> Iterator[tuple[str, int]]:
+        """Every part that will be written, and its bytes."""
+        for part in self._wanted:
+            assert part.new is not None
+            yield part.name, part.new.size
+        for name in self._carried:
+            source = self._sources.get(name)
+            if source is not None:
+                yield name, _size_of(source)
+
+    def _too_small(self, name: str, size: int) -> Iterator[str]:
+        region = self._targets[name]
+        if not region.file and (found := _size_of(region)) < size:
+            yield f"{name}: {region.path} has {found} bytes of {size} needed"
+
+    def _files_wanted(self, state: Path | None, metadata: int) -> Iterator[Want]:
+        block = self._manifest.block_size
+        for name, size in self._sizes():
+            region = self._targets[name]
+            if region.file:
+                # The slot is cleared, so its old file and an unfinished one give way.
+                room = -(-size // block) * block
+                path = region.path
+                yield Want(name, path.parent, room, (path, partial_path(path)))
+        if state is not None:
+            room = metadata + max(map(_overlap, self._wanted), default=0) * block + _RECORD
+            kept = tuple(state / each for each in ("metadata", "journal", "record"))
+            yield Want("the resume record", state, room, kept)
 
     def _still_there(self, part: Part, done: int) -> bool:
         """Whether the bytes of an unfinished file are there, or were put in place already."""
@@ -223,6 +252,26 @@ class Parts:
         except OSError as error:
             raise StorageError(f"{region.path}: {error.strerror}") from error
         return True
+
+
+def _size_of(region: Region) -> int:
+    device = open_source(region)
+    size = device.size
+    device.close()
+    return size
+
+
+def _overlap(part: Part) -> int:
+    """Most blocks that one operation both reads and writes: its journal holds no more than it reads."""
+    most = 0
+    for operation in part.operations if part.in_place else ():
+        spans = [(e.start, e.start + e.blocks) for e in operation.target if not e.hole]
+        reads = [e for e in operation.source if not e.hole]
+        low = min((start for start, _ in spans), default=0)
+        high = max((end for _, end in spans), default=0)
+        if any(e.start < high and low < e.start + e.blocks for e in reads):
+            most = max(most, sum(e.blocks for e in reads))
+    return most
 
 
 def check_source(

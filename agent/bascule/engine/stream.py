@@ -169,6 +169,7 @@ async def install(
     checkpoint: CheckpointStore | None = None,
     observer: Callable[[Progress], None] = lambda _: None,
     workers: int = 2,
+    lacking: Sequence[str] = (),
     not_before: int | None = None,
     limits: Limits | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -191,6 +192,8 @@ async def install(
             Not used unless a digest was announced.
         observer: told of progress, on the event loop.
         workers: threads that decode and write.
+        lacking: extra packages that this host needs and the offer has not; told together with
+            every other shortfall.
         not_before: unix seconds; a payload whose ``max_timestamp`` is older is refused.
         limits: see `formats.manifest.Limits`.
         clock: seconds, monotonic.
@@ -214,6 +217,7 @@ async def install(
         keys=keys,
         require=require,
         any_of=any_of,
+        lacking=lacking,
         listed=listed,
         targets=targets,
         sources=sources,
@@ -254,6 +258,7 @@ class _Installation:
     keys: Callable[[], Sequence[PublicKey]]
     require: frozenset[str]
     any_of: bool
+    lacking: Sequence[str]
     listed: SignedDigests | None
     targets: Mapping[str, Region]
     sources: Mapping[str, Region]
@@ -357,7 +362,7 @@ class _Installation:
         self._check_manifest(manifest)
         self._metadata, self._manifest = metadata, manifest
         parts = self._parts = Parts(manifest, self.targets, self.sources)
-        await in_thread(parts.preflight)
+        await in_thread(lambda: self._preflight(parts, metadata))
         await self._check_sources(parts)
         if self.store is not None:
             begin = self.store.begin
@@ -501,6 +506,13 @@ class _Installation:
         await in_thread(self._parts.commit)
         return Installed(signed, self._stats(), self._resumed, carried)
 
+    def _preflight(self, parts: Parts, metadata: Metadata) -> None:
+        parts.preflight(
+            state=self.store.folder if self.store is not None else None,
+            metadata=len(metadata.raw) + len(metadata.signature),
+            packages=self.lacking,
+        )
+
     # ── sources ──────────────────────────────────────────────────────────────────────────────
 
     async def _check_sources(self, parts: Parts) -> None:
@@ -562,7 +574,7 @@ class _Installation:
                 return None
             running[name] = taken
         parts = Parts(manifest, self.targets, self.sources)
-        await in_thread(parts.preflight)
+        await in_thread(lambda: self._preflight(parts, metadata))
         await self._check_sources(parts)
         self._parts = parts
         if not await in_thread(lambda: parts.open(resume=True, done=first)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bascule.engine.ledger import Record
@@ -32,6 +32,16 @@ class InstallPlan:
     running: str
     lowers_floor: bool
     url_index: int = 0
+
+
+def lacking_packages(offer: Offer, needed: Sequence[str]) -> list[str]:
+    """Which of the extra packages that this host needs the offer does not carry.
+
+    Args:
+        needed: file names such as ``oem-qemu.gz``, without folders.
+    """
+    names = {package.name.partition("?")[0].rpartition("/")[2] for package in offer.packages}
+    return [name for name in needed if name not in names]
 
 
 def make_plan(
