@@ -315,6 +315,33 @@ def test_the_directory_is_gone(tmp_path: Path) -> None:
     assert "the present directory is gone" in ran.stderr
 
 
+TOOL = [sys.executable, "-m", "bascule"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("disk", "show", "/nonexistent"), Exit.STORAGE),
+        (("payload", "inspect", "/nonexistent"), Exit.STORAGE),
+        (("disk",), Exit.USAGE),
+    ],
+)
+def test_the_tools_on_closed_and_full_streams(words: tuple[str, ...], code: Exit) -> None:
+    for shell in (
+        ">&-",
+        "> /dev/full",
+        "2>&-",
+        ">&- 2>&-",
+        "<&-",
+        "| head -c 0; exit ${PIPESTATUS[0]}",
+    ):
+        ran = run(*words, shell=shell, command=TOOL)
+        assert ran.returncode == code, (shell, ran)
+    ran = run("--version", shell="> /dev/full", command=TOOL)
+    assert ran.returncode == Exit.FAILED
+    assert "could not be written" in ran.stderr
+
+
 def test_an_unforeseen_fault_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from bascule.faces import cli
     from bascule.faces.cli import show

@@ -38,7 +38,9 @@ def flush(stream: TextIO, text: str = "") -> None:
         BrokenPipeError: the reader went away on purpose.
     """
     try:
-        stream.write(text)
+        # Not even "" goes to a stream that was not used: the system would be asked to write nothing.
+        if text:
+            stream.write(text)
         stream.flush()
     except BrokenPipeError:
         raise
