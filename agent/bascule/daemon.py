@@ -20,7 +20,7 @@ from bascule.conductor import Conductor
 from bascule.documents import Documents
 from bascule.engine.boot import BootBackend
 from bascule.engine.ledger import Record
-from bascule.engine.markers import remove_markers
+from bascule.engine.markers import leave_markers, remove_markers
 from bascule.errors import BasculeError, Exit, SettingsError, Stopped
 from bascule.faces.bus import NAME as BUS_NAME
 from bascule.faces.bus import BusFace
@@ -97,6 +97,7 @@ class Daemon:
             ledger=self.assembly.ledger(),
             launch=self.launch,
             tell=self.tell,
+            staged=self._on_staged,
             withdrawn=self._on_withdrawn,
         )
         self.conductor = Conductor(self, self.updater)
@@ -201,6 +202,10 @@ class Daemon:
             )
         else:
             _log.info(event, **facts)
+
+    def _on_staged(self) -> None:
+        for trouble in leave_markers(self.assembly.run_directory):
+            self.tell("marker-not-written", why=trouble)
 
     def _on_withdrawn(self) -> None:
         remove_markers(self.assembly.run_directory)

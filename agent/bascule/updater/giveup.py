@@ -8,7 +8,7 @@ flip that nobody recorded would be a release that is installed again the next ho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bascule.engine.boot import BootBackend
@@ -30,6 +30,7 @@ class GiveUp:
         at: unix seconds.
         reboot: the agent itself wants the reboot.
         flipped: the other slot was made the next boot.
+        before: the verdict that it took the place of, for whoever takes it back.
     """
 
     slot: Slot
@@ -38,6 +39,7 @@ class GiveUp:
     at: int
     reboot: bool
     flipped: bool = False
+    before: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, as in `ledger.Record.late`."""
@@ -48,6 +50,7 @@ class GiveUp:
             "at": self.at,
             "reboot": self.reboot,
             "flipped": self.flipped,
+            "before": dict(self.before),
         }
 
     @classmethod
@@ -63,6 +66,7 @@ class GiveUp:
                 at=int(data["at"]),
                 reboot=bool(data["reboot"]),
                 flipped=bool(data.get("flipped")),
+                before=dict(data.get("before") or {}),
             )
         except (KeyError, TypeError, ValueError):
             return None
@@ -114,9 +118,23 @@ def given_up(
         intent=None,
         verdict=verdict,
         previous_version=back if tell_server else "",
-        late=giveup.as_dict(),
+        late=replace(giveup, before=told if told.get("by") != giveup.by else {}).as_dict(),
         once={},
         prepared={},
+    )
+
+
+def taken_back(record: Record, giveup: GiveUp) -> Record:
+    """The ledger after an operator's rollback was undone before its reboot."""
+    payload = record.verdict.get("payload")
+    entry = record.quarantine.get(str(payload), {})
+    lifted = {str(payload)} if entry.get("kind") == "operator" else set()
+    return replace(
+        record,
+        late={},
+        previous_version="",
+        verdict={**giveup.before, "told": True} if giveup.before else {},
+        quarantine={k: v for k, v in record.quarantine.items() if k not in lifted},
     )
 
 

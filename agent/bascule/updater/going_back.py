@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bascule.engine.ledger import Record
 from bascule.errors import BootedSlotNotBlessed, Busy, SlotNotBootable
 from bascule.formats.slots import words
-from bascule.updater.giveup import GiveUp, given_up, settle_giveup
+from bascule.updater.giveup import GiveUp, given_up, settle_giveup, taken_back
 from bascule.updater.once import Detour, Once, begin_once, end_once
 from bascule.updater.status import State
 from bascule.updater.steering import Actor
@@ -125,15 +125,22 @@ class GoingBack:
 
     async def require_no_detour(self) -> None:
         """Raises Busy while the other slot is the one to go to, or to go back to."""
-        if self._updater.giveup is not None and self._updater.giveup.reboot:
+        if self._updater.giveup is not None:
             raise Busy(self._updater.status.sentence)
         if self._updater.detour is not None:
             once, detour = self._updater.detour
             raise Busy(once.sentence(detour))
 
     async def cancel(self) -> str:
-        """Take a boot for one time back; "" if there is none."""
+        """Take a boot for one time, or a rollback by hand, back; "" if there is none."""
         updater = self._updater
+        giveup = updater.giveup
+        if giveup is not None and giveup.by == "operator":
+            # Flags first: what is not recorded is not made up for.
+            await asyncio.to_thread(lambda: updater.boot().prefer(giveup.slot))
+            await asyncio.to_thread(updater.ledger.update, lambda r: taken_back(r, giveup))
+            await updater.settle()
+            return "The rollback was taken back; the running release stays."
         if updater.detour is None or updater.status.state is not State.IDLE:
             return ""
         once, detour = updater.detour

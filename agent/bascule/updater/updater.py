@@ -130,7 +130,8 @@ class Updater:
         boot_id: this boot's id.
         launch: starts an errand.
         tell: called as ``tell(event, **facts)`` for the journal and history.
-        withdrawn: a staged slot was taken back: removes the markers that other programs watch.
+        staged, withdrawn: a slot waits for its reboot, or was taken back: leaves and removes the
+            markers that other programs watch.
         clock: wall clock, unix seconds.
         monotonic: for rates.
     """
@@ -144,6 +145,7 @@ class Updater:
         ledger: Ledger,
         launch: Launch,
         tell: Tell,
+        staged: Callable[[], None] = _nobody,
         withdrawn: Callable[[], None] = _nobody,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -154,6 +156,7 @@ class Updater:
         self.ledger = ledger
         self._launch = launch
         self.tell = tell
+        self._staged = staged
         self._withdrawn = withdrawn
         self.clock = clock
         self._rate = Rate(monotonic)
@@ -231,6 +234,8 @@ class Updater:
                 verdict=self.verdict.name, sentence=sentence(self.verdict, record.intent or {})
             )
         if self.verdict is Verdict.WAITING and self._status.state is State.IDLE:
+            # An errand that died after the flip did not come to it.
+            self._staged()
             self.move(Event.FOUND_STAGED)
 
     def _not_stopped(self, record: Record) -> Record:
@@ -458,6 +463,7 @@ class Updater:
             return
         verdict = await self.settle()
         if verdict is Verdict.WAITING:
+            self._staged()
             if self._status.state is State.FINALIZING:
                 self.move(Event.STAGED, phase="")
             elif self._status.state is not State.UPDATED_NEED_REBOOT:
