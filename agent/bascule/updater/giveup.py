@@ -82,7 +82,7 @@ def given_up(
         quarantined: its payload, where it is known, must not come again.
         tell_server: the next check from the other slot reports a rollback (3/0 with 44).
     """
-    intent = Intent.from_dict(record.intent)
+    intent, asked = Intent.from_dict(record.intent), GiveUp.from_dict(record.late)
     told, slot = record.verdict, giveup.slot
     payload, attempt = "", ""
     if intent is not None and intent.target is slot:
@@ -118,7 +118,8 @@ def given_up(
         intent=None,
         verdict=verdict,
         previous_version=back if tell_server else "",
-        late=replace(giveup, before=told if told.get("by") != giveup.by else {}).as_dict(),
+        # Asked twice, it is still the first one's verdict that comes back.
+        late=replace(giveup, before=asked.before if asked is not None else told).as_dict(),
         once={},
         prepared={},
     )
