@@ -126,6 +126,55 @@ def test_colour_on_terminals_only(bus: PrivateBus) -> None:
             assert "Release 3510.2.0 is running." in child.before
 
 
+def test_a_narrow_terminal(bus: PrivateBus) -> None:
+    """20 columns: the live line stays one line, and what is over is said whole."""
+    with daemon(bus, "good", 0.01):
+        child = on_terminal(bus, "update", columns=20)
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0
+    drawn = [line for line in child.before.split("\r\x1b[K") if "\n" not in line]
+    assert any(re.search(r"\d+%", line) for line in drawn), drawn
+    assert all(len(line) <= 19 for line in drawn), drawn
+    assert "3602.1.5 is installed and boots next." in child.before
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "", "LANG": "POSIX"}, {"PYTHONIOENCODING": "latin-1"}])  # fmt: skip
+def test_a_terminal_without_utf_8(bus: PrivateBus, locale: dict[str, str]) -> None:
+    with daemon(bus, "good", 0.0):
+        child = pexpect.spawn(
+            UPDATECTL[0], [*UPDATECTL[1:], "status"], env=environment(bus, NO_COLOR="1", **locale),  # type: ignore[arg-type]
+            dimensions=(24, 100), timeout=PATIENCE,
+        )  # fmt: skip
+        child.expect(pexpect.EOF)
+        child.close()
+    assert child.exitstatus == 0
+    assert child.before.isascii(), child.before
+    assert b"* Release 3510.2.0 is running." in child.before
+    assert b"<- running, boots next" in child.before
+
+
+def test_ctrl_c_before_the_answer_and_twice(bus: PrivateBus) -> None:
+    """No traceback at any moment, and the terminal is left clean."""
+    with daemon(bus, "stuck", 0.005):
+        child = on_terminal(bus, "update")
+        child.expect(r" 40%")
+        child.sendintr()
+        child.sendintr()
+        code = ended(child)
+        assert code in (Exit.STOPPED, 130)
+        assert "Traceback" not in child.before
+        assert status(bus)["state"] == "DOWNLOADING"
+
+
+def test_a_hang_up_leaves_the_update_running(bus: PrivateBus) -> None:
+    with daemon(bus, "stuck", 0.005):
+        child = on_terminal(bus, "update")
+        child.expect(r" 40%")
+        child.close(force=True)
+        assert status(bus)["state"] == "DOWNLOADING"
+
+
 class Tmux:
     """A terminal that draws, so that a test sees what a person sees."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from typing import TextIO
@@ -9,6 +10,35 @@ from typing import TextIO
 from bascule.errors import OutputLost
 
 __all__ = ["flush", "mend", "silence"]
+
+
+STANDS_IN = "bascule.stands-in"
+"""Error handler: a terminal that has no word for a character is given another one."""
+
+_INSTEAD = {"●": "*", "←": "<-", "…": "...", "–": "-", "“": '"', "”": '"', "·": "-"}
+
+
+def _stands_in(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    odd = error.object[error.start : error.end]
+    return "".join(_INSTEAD.get(letter, "?") for letter in odd), error.end
+
+
+codecs.register_error(STANDS_IN, _stands_in)
+
+
+def _plain(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal of somebody who asks for ASCII.
+
+    Python writes UTF-8 where the locale is C (PEP 540), which such a terminal shows as rubbish.
+    """
+    environment = dict(os.environ)
+    if not environment.get("LC_ALL") and environment.get("LC_CTYPE") == "C.UTF-8":
+        # Python's own doing where LANG is C (PEP 538).
+        del environment["LC_CTYPE"]
+    named = next((v for k in ("LC_ALL", "LC_CTYPE", "LANG") if (v := environment.get(k))), "")
+    return named in ("C", "POSIX") and stream.isatty()
 
 
 def mend() -> None:
@@ -26,8 +56,7 @@ def mend() -> None:
             stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
         if number and hasattr(stream, "reconfigure"):
-            # A terminal that has no word for a character shows another one; it does not end us.
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(encoding="ascii" if _plain(stream) else None, errors=STANDS_IN)
 
 
 def flush(stream: TextIO, text: str = "") -> None:
