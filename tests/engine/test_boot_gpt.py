@@ -374,3 +374,29 @@ def test_plain_files_are_no_slot(tmp_path: Path) -> None:
         clear_files({"usr": target}, booted=[Region(tmp_path / "usr.img", 0, 512)])
     with pytest.raises(DeviceOpenError):
         clear_files({"usr": Region(tmp_path)})
+
+
+def test_once_and_reinstated(disk: Path, backend: GptBackend) -> None:
+    """One boot of the other good slot, with the firmware's own rule in between."""
+    with pytest.raises(SlotNotBootable, match="empty"):
+        backend.once(Slot.B)
+    backend.clear(Slot.B)
+    backend.stage(verified(Slot.B))
+    assert firmware.choose(disk) == 4
+    running_b = backend_on(disk, Slot.B)
+    with pytest.raises(SlotNotBootable):
+        running_b.once(Slot.A)
+    running_b.bless(Slot.B)
+    good = running_b.flags()
+    with pytest.raises(WouldTouchBootedSlot):
+        running_b.once(Slot.B)
+    running_b.once(Slot.A)
+    assert running_b.flags() == {Slot.A: BootFlags(2, 1, False), Slot.B: GOOD}
+    assert [firmware.choose(disk) for _ in range(3)] == [3, 4, 4]
+    for _ in range(2):
+        backend_on(disk, Slot.A).reinstate(Slot.A, Slot.B)
+        assert running_b.flags() == good
+    running_b.once(Slot.A)
+    running_b.reinstate(Slot.A, Slot.B)
+    assert [firmware.choose(disk) for _ in range(2)] == [4, 4]
+    assert verdicts(disk) == []

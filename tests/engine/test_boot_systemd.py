@@ -441,3 +441,31 @@ def test_a_firmware_that_refuses(
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(error, match="EFI variable LoaderEntryDefault"):
         LoaderVariables(tmp_path).set("LoaderEntryDefault", "x")
+
+
+def test_once_and_reinstated(host: Firmware) -> None:
+    """One boot of the other good slot: by a variable, or by a counted try where there are none."""
+    backend = backend_on(host)
+    with pytest.raises(SlotNotBootable):
+        backend.once(Slot.B)
+    backend.clear(Slot.B)
+    backend.stage(verified(Slot.B))
+    with pytest.raises(SlotNotBootable):
+        backend.once(Slot.B)
+    assert host.power_on() == "bascule-b.conf"
+    running_b = backend_on(host, Slot.B)
+    running_b.bless(Slot.B)
+    for asked in range(3):
+        with pytest.raises(WouldTouchBootedSlot):
+            running_b.once(Slot.B)
+        running_b.once(Slot.A)
+        assert running_b.next() is Slot.A
+        if asked:
+            booted = [host.power_on() for _ in range(2)]
+            assert booted == ["bascule-a.conf", "bascule-b.conf"]
+        for _ in range(2):
+            backend_on(host, Slot.A).reinstate(Slot.A, Slot.B)
+            assert host.files() == ["bascule-a.conf", "bascule-b.conf"]
+            assert all(f.successful for f in running_b.flags().values())
+            assert running_b.next() is Slot.B
+        assert host.power_on() == "bascule-b.conf"

@@ -199,16 +199,24 @@ class SystemdBootBackend:
         self._expect(self.booted)
 
     def once(self, slot: Slot) -> None:
-        """As the protocol, by the one-shot variable: the loader itself forgets it (``bootctl
-        set-oneshot``). No entry changes, so there is nothing that a power cut could leave."""
+        """As the protocol, by the one-shot variable, which the loader itself forgets (``bootctl
+        set-oneshot``); where there are no variables, by one counted try."""
         self._refuse_booted(slot)
         found = self._find()
         for each in Slot:
             entry = found.own.get(each)
             if entry is None or entry.left is not None:
                 raise SlotNotBootable(f"slot {each.value} is {slots.words(self.flags()[each])}")
-        self._variables.set(ONESHOT, found.own[slot].id)
-        self._expect(slot)
+        self._reinforce(ONESHOT, found.own[slot].id)
+        if self.next() is slot:
+            return
+        self._variables.set(DEFAULT, None)
+        self._put_first(slot, found, 1)
+        try:
+            self._expect(slot)
+        except StorageError:
+            self.reinstate(slot, self.booted)
+            raise
 
     def reinstate(self, slot: Slot, keep: Slot) -> None:
         """As the protocol."""
@@ -217,8 +225,15 @@ class SystemdBootBackend:
         if entry is None or entry.bad:
             raise SlotNotBootable(f"slot {keep.value} could not be booted again")
         self._forget(slot, found)
-        if self._selected(found.listed) != entry:
+        other = found.own.get(slot)
+        counted = other is not None and other.left is not None
+        if counted or self._selected(found.listed) != entry:
             self._put_first(keep, found, entry.left)
+        if other is not None and counted:
+            # Last: while it is counted and spent, the loader passes over it.
+            with self._errors():
+                (self._entries / other.file).rename(self._entries / other.named(None))
+                flush_folder(self._entries)
         self._expect(keep)
 
     def repair(self) -> str | None:
