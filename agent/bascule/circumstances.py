@@ -76,6 +76,7 @@ class Circumstances:
             group=reboot.group,
             endpoints=reboot.endpoints,
             command=reboot.command,
+            etcd_api=reboot.etcd_api,
             credentials=Credentials(
                 reboot.ca_file, reboot.certificate, reboot.key, reboot.user, reboot.password
             ),
@@ -171,6 +172,7 @@ class Circumstances:
             if other is not None and other.name != "bascule"
             else None,
             lock=lock,
+            stale_after=int(settings.reboot.stale_after),
         )
         answer: Answer | None
         if local:

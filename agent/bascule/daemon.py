@@ -101,7 +101,6 @@ class Daemon:
             withdrawn=self._on_withdrawn,
         )
         self.conductor = Conductor(self, self.updater)
-        self._connection: BusConnection | None = None
         self.late_watch = LateWatch(
             self.updater,
             settings=lambda: self.settings,
@@ -109,6 +108,7 @@ class Daemon:
             reboot=self.conductor.rebooting.by_hand,
             clock=time.time,
         )
+        self._connection: BusConnection | None = None
         self.documents = Documents(self)
         self.exporter = Exporter(self)
 
@@ -255,15 +255,16 @@ class Daemon:
             return scheduled
         check = self.settings.check
         error = self.updater.end_of_errand.get("error") or {}
-        interval = policy.next_interval(
+        pause, self._interval = policy.next_pause(
+            self._rng,
             last=self._interval,
             poll_interval=policy.wished_pause(error, answer),
             http_status=(error.get("context") or {}).get("status"),
             regular=check.interval,
             fuzz=check.fuzz,
+            spread=check.spread,
         )
-        self._interval = interval.base
-        return interval.draw(self._rng)
+        return pause
 
     async def _tick_or_later(self) -> float:
         """`_tick`; what has a name does not end the daemon, it is logged and tried again later."""
@@ -307,7 +308,13 @@ class Daemon:
         scheduler = Scheduler(
             first=scheduled
             if scheduled is not None
-            else policy.first_interval(settings.check.first, settings.check.fuzz).draw(self._rng),
+            else policy.first_pause(
+                self._rng,
+                first=settings.check.first,
+                regular=settings.check.interval,
+                fuzz=settings.check.fuzz,
+                spread=settings.check.spread,
+            ),
             tick=self._tick_or_later,
             due=lambda at: updater.show(next_check=at),
             clock=time.time,
@@ -318,6 +325,7 @@ class Daemon:
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self._write_history()),
             asyncio.create_task(self.conductor.run()),
+            asyncio.create_task(self.late_watch.run()),
             asyncio.create_task(self.exporter.run()),
             asyncio.create_task(keep_watchdog(self._notifier)),
         ]
@@ -326,7 +334,6 @@ class Daemon:
             done, _ = await asyncio.wait(tasks[:-1], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            asyncio.create_task(self.late_watch.run()),
         finally:
             self._notifier.stopping()
             await updater.note_stop()

@@ -172,6 +172,11 @@ class Check:
         seconds, 2700.0, "Time between checks, ± 5 minutes; the server may ask for more.", "seconds"
     )
     fuzz: float = _s(seconds, 600.0, "Width of the random spread around both.", "seconds")
+    spread: bool = _s(
+        flag,
+        True,
+        "Draw the first check from a whole interval after `first` less half of `fuzz`, so that hosts that start together do not ask together; false: `first` ± half of `fuzz`, as update_engine does.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +371,17 @@ class Reboot:
     group: str = _s(text, "", "Lock group.")
     endpoints: tuple[str, ...] = _s(
         texts, (), "Endpoints of etcd, or the base URL of the FleetLock server."
+    )
+    etcd_api: str = _s(
+        choice("auto", "v3", "v2"),
+        "auto",
+        "API by which etcd is asked. auto: v2 where locksmith's document lies there already or where the server has no v3, else v3.",
+    )
+    stale_after: float = _s(
+        seconds,
+        3600.0,
+        "A host that holds the lock for longer counts as gone: `explain` names it and how to free its place.",
+        "seconds",
     )
     command: tuple[str, ...] = _s(texts, (), "The operator's executable with its arguments.")
     warn: float = _s(seconds, 300.0, "Notice given to logged-in users.", "seconds")

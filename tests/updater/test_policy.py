@@ -133,8 +133,8 @@ def test_a_server_that_wished_and_is_busy_now_is_asked_ever_more_seldom() -> Non
 
 
 @given(
-    st.dictionaries(st.sampled_from(["id", "context"]), st.text() | st.none()),
-    st.dictionaries(st.just("poll_interval"), st.none() | st.text() | st.floats() | st.booleans()),
+    st.fixed_dictionaries({}, optional={"id": st.text(max_size=5), "context": st.none()}),
+    st.fixed_dictionaries({"poll_interval": st.none() | st.text() | st.floats() | st.booleans()}),
 )
 def test_odd_records_have_no_wish(error: dict[str, object], answer: dict[str, object]) -> None:
     assert wished_pause(error, answer) is None

@@ -6,6 +6,7 @@ flatcar.md 2.3, 3.7).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,10 +64,37 @@ class Interval:
         """A pause, uniform in base ± fuzz/2, never negative."""
         return max(0.0, self.base + rng.uniform(-self.fuzz / 2, self.fuzz / 2))
 
+    def rest(self, rng: random.Random) -> float:
+        """What is left of such a pause for somebody who comes upon it at any moment.
+
+        Hosts that begin with this instead of a whole pause ask at a constant rate from the start,
+        however many begin together: the process of their checks is stationary. (The residual life
+        of a renewal process: a pause drawn with a weight of its length, then a uniform part of it.)
+        """
+        low = max(0.0, self.base - self.fuzz / 2)
+        high = self.base + self.fuzz / 2
+        length = math.sqrt(low * low + rng.random() * (high * high - low * low))
+        return rng.random() * length
+
 
 def first_interval(base: float = FIRST, fuzz: float = FUZZ) -> Interval:
     """From start to the first check: 7 ± 5 minutes."""
     return Interval(base, fuzz)
+
+
+def first_pause(
+    rng: random.Random, *, first: float, regular: float, fuzz: float, spread: bool
+) -> float:
+    """Seconds from start to the first check.
+
+    Args:
+        first, regular, fuzz: `check.first`, `check.interval`, `check.fuzz`.
+        spread: begin anywhere in an interval, so that hosts that start together stay apart; else as
+            the original does.
+    """
+    if not spread:
+        return first_interval(first, fuzz).draw(rng)
+    return max(0.0, first - fuzz / 2) + Interval(regular, fuzz).rest(rng)
 
 
 def next_interval(
@@ -98,6 +126,30 @@ def next_interval(
     if wanted < regular:
         return Interval(regular, fuzz)
     return Interval(wanted, wanted)
+
+
+def next_pause(
+    rng: random.Random,
+    *,
+    last: float,
+    poll_interval: int | None = None,
+    http_status: int | None = None,
+    regular: float = REGULAR,
+    fuzz: float = FUZZ,
+    spread: bool = True,
+) -> tuple[float, float]:
+    """Seconds to the next check, and the pause that they were drawn from (for `last`).
+
+    With `spread` the first regular pause after longer ones takes a place of its own in the interval:
+    hosts that a busy server sent away come back in waves, and would keep them up for hours. It is
+    never shorter than a regular pause.
+    """
+    interval = next_interval(
+        last=last, poll_interval=poll_interval, http_status=http_status, regular=regular, fuzz=fuzz
+    )
+    if spread and last > regular >= interval.base:
+        return interval.base + interval.rest(rng), interval.base
+    return interval.draw(rng), interval.base
 
 
 def wished_pause(error: Mapping[str, Any], answer: Mapping[str, Any]) -> int | None:

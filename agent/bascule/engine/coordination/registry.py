@@ -44,6 +44,7 @@ def coordinator(
     group: str = "",
     endpoints: Sequence[str] = (),
     command: Sequence[str] = (),
+    etcd_api: str = "auto",
     credentials: Credentials | None = None,
     clock: Callable[[], float],
     timeout: float = 10.0,
@@ -54,6 +55,7 @@ def coordinator(
         machine_id: 32 hexadecimal digits: how this host is known to the others.
         endpoints: etcd client URLs, or the base URL of a FleetLock server.
         command: the operator's executable with its arguments.
+        etcd_api: ``auto``, ``v3`` or ``v2``.
         clock: unix seconds.
         timeout: seconds that a server may take for one answer.
 
@@ -71,7 +73,13 @@ def coordinator(
             from bascule.engine.coordination.etcd import EtcdLock
 
             return EtcdLock(
-                endpoints, machine_id, group=group, credentials=who, clock=clock, timeout=timeout
+                endpoints,
+                machine_id,
+                group=group,
+                credentials=who,
+                clock=clock,
+                timeout=timeout,
+                api=etcd_api,
             )
         case "fleetlock":
             from bascule.engine.coordination.fleetlock import FleetLock
