@@ -235,7 +235,7 @@ class Attempt:
             return None
         record = await asyncio.to_thread(self._ledger.read)
         prepared = Prepared.from_dict(record.prepared)
-        if prepared is None or prepared.offer.sha256 != offer.sha256:
+        if prepared is None or not prepared.asked or prepared.offer.sha256 != offer.sha256:
             return None
         return prepared.sentence()
 
@@ -527,6 +527,7 @@ class Attempt:
             at=int(self._clock()),
             lowers_floor=plan.lowers_floor,
             cost=cost,
+            asked=self._terms.prepare,
         ).as_dict()
 
         def change(record: Record) -> Record:
@@ -551,7 +552,9 @@ class Attempt:
 
         def change(record: Record) -> Record:
             record = self._count_download(record, plan.offer)
-            return replace(record, intent=done, previous_version=plan.running)
+            # Whoever takes back what is staged wants it to wait.
+            kept = {**record.prepared, "asked": True} if record.prepared else {}
+            return replace(record, intent=done, previous_version=plan.running, prepared=kept)
 
         self._ledger.update(change)
         self._hands.mark_staged()

@@ -22,6 +22,8 @@ class Prepared:
         at: unix seconds.
         lowers_floor: an operator allowed this downgrade explicitly.
         cost: what the installation took, as in `Intent.cost`.
+        asked: an operator wants it to wait; else it lies there because its attempt was cut off, and the
+            next check goes on with it.
     """
 
     attempt: str
@@ -30,6 +32,7 @@ class Prepared:
     at: int
     lowers_floor: bool = False
     cost: Mapping[str, Any] = field(default_factory=dict)
+    asked: bool = True
 
     @property
     def payload(self) -> str:
@@ -60,6 +63,7 @@ class Prepared:
             "at": self.at,
             "lowers_floor": self.lowers_floor,
             "cost": dict(self.cost),
+            "asked": self.asked,
         }
 
     @classmethod
@@ -75,6 +79,7 @@ class Prepared:
                 at=int(data["at"]),
                 lowers_floor=bool(data.get("lowers_floor")),
                 cost=dict(data.get("cost") or {}),
+                asked=data.get("asked") is not False,
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
