@@ -242,7 +242,7 @@ class Runner:
         """The daemon's errand could write the loader's variable from within its sandbox."""
         vendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
         path = f"/sys/firmware/efi/efivars/LoaderEntryOneShot-{vendor}"
-        said = host.machine.check(f"tail -c +5 {path} | tr -d '\\0'")
+        said = host.machine.check(f"cat {path} | tail -c +5 | tr -d '\\0'")
         expect("the loader's one-shot entry", said, "slot-b.conf")
 
     def bad(self, release: str, reason: str, boot: str = "gpt") -> str:
