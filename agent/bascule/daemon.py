@@ -66,6 +66,7 @@ HISTORIC = frozenset(
         "late-trouble",
         "hold",
         "pin",
+        "repaired",
     }
 )
 """What goes into history; everything goes to the journal."""

@@ -7,12 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bascule.engine.findings import ERROR, Finding
 from bascule.engine.history import Verification
-from bascule.errors import UsageError, from_dict
+from bascule.errors import Busy, UsageError, from_dict
 from bascule.settings import SECRETS
 from bascule.updater.estimate import Estimate, estimate, rates
 from bascule.updater.gates import Answer, Answered, Gate, blocking
 from bascule.updater.preview import plan_sentences
+from bascule.updater.steering import Actor
 
 if TYPE_CHECKING:
     from bascule.daemon import Daemon
@@ -48,8 +50,10 @@ class Documents:
                 "history": self._history,
                 "plan": self._plan,
                 "list": self._list,
+                "doctor": self._doctor,
             }
         )
+        daemon.updater.acts["doctor-repair"] = self._repair
 
     async def _inquire(self, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Ask a child, which may import and read what the daemon must not; one at a time.
@@ -109,6 +113,30 @@ class Documents:
             "gates": [gate.as_dict() for gate in blocking(gates)],
         }
 
+    async def _doctor(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        daemon = self._daemon
+        daemon.reread()
+        found = await self._inquire("doctor", _known(options, frozenset()))
+        error = daemon.settings_error
+        if error is not None:
+            told = Finding(
+                error.id, ERROR, f"{error} The last good settings stay in force.", error.remedy
+            )
+            found["sentences"] += [f"{told.severity}: {told.sentence}", f"    {told.remedy}"]
+            found["findings"].append(told.as_dict())
+            found["ok"] = False
+        return found
+
+    async def _repair(self, options: Mapping[str, Any], actor: Actor) -> str:
+        daemon = self._daemon
+        if daemon.updater.busy:
+            raise Busy(daemon.updater.status.state.name.lower().replace("_", " "))
+        daemon.reread()
+        done = await self._inquire("doctor-repair", {})
+        daemon.tell("repaired", actor=dataclasses.asdict(actor), **done)
+        await daemon.updater.settle()
+        return str(done["sentence"])
+
     async def _list(self, options: Mapping[str, Any]) -> dict[str, Any]:
         self._daemon.reread()
         return await self._inquire("list", _known(options, LIST_OPTIONS))
@@ -117,7 +145,11 @@ class Documents:
         daemon = self._daemon
         daemon.reread()
         error = daemon.settings_error
+        checked: dict[str, Any] = {}
+        if options.get("check") and error is None:
+            checked = await self._inquire("config-check", {})
         return {
+            **checked,
             "settings": [
                 {
                     "name": name,

@@ -30,6 +30,8 @@ JOB_LIMIT = 4 << 20
 
 INQUIRIES = frozenset({"plan", "list", "config-check", "doctor"})
 """Errands that only look; see `bascule.inquiry`."""
+REPAIR = "doctor-repair"
+"""Looks too, and mends; while nobody else writes."""
 ENDS_WELL = frozenset({"staged", "available", "prepared"})
 
 
@@ -144,7 +146,7 @@ async def _work(job: Mapping[str, Any], settings: Settings, voice: Voice) -> dic
     interactive = bool(job.get("interactive"))
     assembly = Assembly(settings)
     attempt_id = str(job["attempt"])
-    if kind in INQUIRIES:
+    if kind in INQUIRIES or kind == REPAIR:
         from bascule.inquiry import answer
 
         return {"result": "done", "outcome": await answer(kind, assembly, voice.say, job)}

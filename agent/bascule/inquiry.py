@@ -39,6 +39,14 @@ async def answer(
     kind: str, assembly: Assembly, say: Callable[..., None], job: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The facts of the document `kind`. Raises many."""
+    if kind == "config-check":
+        from bascule.config_check import problems
+
+        return {"problems": await asyncio.to_thread(problems, assembly, time.time())}
+    if kind in ("doctor", "doctor-repair"):
+        from bascule import doctor
+
+        return await (doctor.document if kind == "doctor" else doctor.repair)(assembly)
     attempt = str(job["attempt"])
     inquiry = Inquiry(
         assembly, RealHands(assembly, say, attempt), attempt, job.get("options") or {}

@@ -1,6 +1,7 @@
 """Configuration fragments → one frozen Settings that knows where each value came from.
 
-Layers, lowest first: built-in defaults, Flatcar's ``update.conf`` family (reference 6.1), then
+Layers, lowest first: built-in defaults, Flatcar's ``update.conf`` family (reference 6.1), the block
+``kairos.upgrade`` of Kairos's cloud-config files, then
 ``/usr/lib/bascule``, ``/run/bascule`` and ``/etc/bascule``: in each, ``bascule.toml`` and after it
 ``bascule.toml.d/*.toml`` by name. A drop-in of a higher directory hides one of the same name lower
 down, as systemd's do. An unknown section or key is an error that names file and key.
@@ -481,7 +482,12 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings. `origins` maps ``section.key`` to the file a value came from."""
+    """All settings.
+
+    Attributes:
+        origins: ``section.key`` → the file that a value came from.
+        notes: one sentence for each word of a foreign file that is not obeyed.
+    """
 
     server: Server = field(default_factory=Server)
     check: Check = field(default_factory=Check)
@@ -498,6 +504,7 @@ class Settings:
     log: Log = field(default_factory=Log)
     metrics: Metrics = field(default_factory=Metrics)
     origins: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def items(self) -> Iterator[tuple[str, Any, str]]:
         """Every setting: (``section.key``, value, origin)."""
@@ -511,6 +518,7 @@ class Settings:
         """JSON form, as the daemon hands it to an errand."""
         data: dict[str, Any] = {s: dataclasses.asdict(getattr(self, s)) for s in sections()}
         data["origins"] = dict(self.origins)
+        data["notes"] = list(self.notes)
         return data
 
     @classmethod
@@ -522,13 +530,17 @@ class Settings:
                 {s: data[s] for s in sections() if s in data},
             )
         ]
-        return dataclasses.replace(merge(layers), origins=dict(data.get("origins", {})))
+        return dataclasses.replace(
+            merge(layers),
+            origins=dict(data.get("origins", {})),
+            notes=tuple(str(note) for note in data.get("notes", ())),
+        )
 
 
 _SECTIONS: dict[str, Any] = {
     f.name: type(getattr(Settings(), f.name))
     for f in dataclasses.fields(Settings)
-    if f.name != "origins"
+    if f.name not in ("origins", "notes")
 }
 
 SECRETS = frozenset({"download.password", "reboot.password"})
@@ -637,8 +649,10 @@ _FLATCAR_FILES = (
 )
 
 
-def flatcar_layers(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
+def flatcar_layers(root: Path, notes: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
     """Flatcar's own files as layers, lowest first (reference 6.1: the first file with the key wins).
+
+    `notes` gets a sentence for each value that is not obeyed.
 
     A line that other programs read and Bascule does not is passed over, as the original does.
     """
@@ -660,11 +674,44 @@ def flatcar_layers(root: Path) -> list[tuple[str, Mapping[str, Any]]]:
                 continue
             if key == "REBOOT_STRATEGY" and value not in ("off", "reboot", "etcd-lock"):
                 # locksmith stumbles over such a word only when a reboot is due; we never reboot on it.
+                notes.append(
+                    f"{path}: REBOOT_STRATEGY={value[:32]} is not known here, so no reboot is made; "
+                    "known are off, reboot and etcd-lock."
+                )
                 value = "off"
             layer.setdefault(section, {})[setting] = value
         if layer:
             layers.append((str(path), layer))
     return layers
+
+
+KAIROS_FOLDERS = ("system/oem", "oem", "usr/local/cloud-config")
+"""Where Kairos keeps its cloud-config files; a later folder wins, and in it a later name."""
+
+_KAIROS_FILES = 200
+
+
+def kairos_layers(root: Path, notes: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The block ``kairos.upgrade`` of Kairos's cloud-config files as a layer for each, lowest first."""
+    files: list[Path] = []
+    for folder in KAIROS_FOLDERS:
+        try:
+            names = sorted(p for p in (root / folder).iterdir() if p.suffix in (".yaml", ".yml"))
+        except OSError:
+            continue
+        files += names
+    told: list[tuple[str, bytes]] = []
+    for path in files[:_KAIROS_FILES]:
+        body = _read(path)
+        if body is not None and b"kairos" in body:
+            told.append((str(path), body))
+    if not told:
+        return []
+    from bascule.updater.kairos import read_layers
+
+    layers, said = read_layers(told)
+    notes += said
+    return list(layers)
 
 
 def _read(path: Path) -> bytes | None:
@@ -727,7 +774,8 @@ def load(root: Path = Path("/"), extra: Sequence[Path] = ()) -> Settings:
     Raises:
         SettingsError: a file cannot be read, is not TOML, or holds an unknown key or a bad value.
     """
-    layers = flatcar_layers(root)
+    notes: list[str] = []
+    layers = flatcar_layers(root, notes) + kairos_layers(root, notes)
     for path in fragments(root, extra):
         body = _read(path)
         if body is None:
@@ -741,7 +789,7 @@ def load(root: Path = Path("/"), extra: Sequence[Path] = ()) -> Settings:
         except ValueError as error:
             # TOML's and UTF-8's mistakes, and a number of more digits than Python reads.
             raise SettingsError(f"{path}: {error}", file=str(path)) from None
-    return merge(layers)
+    return dataclasses.replace(merge(layers), notes=tuple(notes))
 
 
 def differences(before: Settings, after: Settings) -> list[str]:

@@ -78,6 +78,83 @@ def read_upgrade(files: Iterable[tuple[str, bytes]]) -> KairosUpgrade | None:
     return merged
 
 
+def read_layers(
+    files: Iterable[tuple[str, bytes]],
+) -> tuple[list[tuple[str, Mapping[str, Mapping[str, object]]]], list[str]]:
+    """The block as layers of settings, each with the file that a value came from, lowest first.
+
+    Args:
+        files: (name, contents); later ones win key by key.
+
+    Returns:
+        (origin, {section: {key: value}}), and one sentence for each word that is not obeyed.
+
+    Raises:
+        SettingsError: as `read_upgrade`.
+    """
+    layers: list[tuple[str, Mapping[str, Mapping[str, object]]]] = []
+    notes: list[str] = []
+    merged = KairosUpgrade()
+    for name, raw in files:
+        block = _block(name, raw)
+        if block is None:
+            continue
+        values = {key: value for key, value in _checked(name, block).items() if value is not None}
+        merged = replace(merged, **values)  # type: ignore[arg-type]
+        notes += _unknown(name, block)
+        notes += _unmet(name, values)
+        layers.append((name, _layer_of(merged, values)))
+    return layers, notes
+
+
+def _layer_of(merged: KairosUpgrade, values: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """What one file changes, given what the files before it said."""
+    found: dict[str, dict[str, object]] = {}
+    whole = merged.layer()
+    if "schedule" in values:
+        found["policy"] = {"schedule": whole["policy"]["schedule"]}
+    if "auto" in values or "reboot" in values:
+        found.setdefault("policy", {})["mode"] = merged.mode
+        # A reboot that an earlier file wished for is taken back by a later one.
+        found["reboot"] = {"strategy": "reboot" if merged.mode == "apply" else "off"}
+    kind, rest = merged.source
+    if "image" in values and kind in ("dir", "http", "https"):
+        found["server"] = {"repository": rest}
+    return found
+
+
+def _unknown(name: str, block: Mapping[object, object]) -> list[str]:
+    known = KairosUpgrade.__slots__
+    strange = sorted(str(key)[:64] for key in block if key not in known)
+    return [
+        f"{name}: kairos.upgrade.{key} is not known here and not obeyed; known are "
+        f"{', '.join(known)}."
+        for key in strange
+    ]
+
+
+def _unmet(name: str, values: Mapping[str, object]) -> list[str]:
+    """What is understood and cannot be done."""
+    notes = []
+    kind, rest = KairosUpgrade(image=str(values.get("image") or "")).source
+    if kind in ("oci", "docker"):
+        notes.append(
+            f"{name}: kairos.upgrade.image: {rest[:200]} is a container image, which is not fetched "
+            "here; releases come from `server.url` or `server.repository`."
+        )
+    elif kind == "file":
+        notes.append(
+            f"{name}: kairos.upgrade.image: a single file is installed by hand, with "
+            f"`updatectl update --file {rest[:200]}`."
+        )
+    if values.get("check_disk_space") is False:
+        notes.append(
+            f"{name}: kairos.upgrade.check_disk_space is false, but room is always checked before "
+            "the first byte."
+        )
+    return notes
+
+
 def _block(name: str, raw: bytes) -> Mapping[object, object] | None:
     if len(raw) > MAX_SIZE:
         raise SettingsError(f"{name}: larger than {MAX_SIZE >> 10} KiB", file=name)
