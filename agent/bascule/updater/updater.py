@@ -10,40 +10,37 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from bascule.engine.boot import BootBackend
 from bascule.engine.ledger import Ledger, Record
 from bascule.errors import (
     BasculeError,
     BootedSlotNotBlessed,
-    BootError,
     Busy,
-    ErrandCrashed,
     NothingPending,
     NoUpdate,
     PolicyRefusal,
     Stopped,
     UsageError,
-    from_dict,
 )
-from bascule.formats.slots import Slot
-from bascule.updater.giveup import GiveUp, settle_giveup
+from bascule.updater.errands import Errands, Launch
+from bascule.updater.giveup import GiveUp
 from bascule.updater.going_back import GoingBack
 from bascule.updater.intent import Intent
-from bascule.updater.machine import INSTALLING, Event, step
-from bascule.updater.once import Detour, Once, settle_once
+from bascule.updater.machine import Event, step
+from bascule.updater.once import Detour, Once
 from bascule.updater.prepared import Prepared
 from bascule.updater.preparing import Preparing
 from bascule.updater.quarantining import Quarantine
-from bascule.updater.rate import Rate
-from bascule.updater.settle import sentence, settle
-from bascule.updater.shown import fields_of, slot_statuses
-from bascule.updater.status import Failure, SlotStatus, State, Status
+from bascule.updater.settle import sentence
+from bascule.updater.settlement import settle_all
+from bascule.updater.shown import fields_of
+from bascule.updater.status import SlotStatus, State, Status
 from bascule.updater.steering import Actor, Job
-from bascule.updater.verdict import Verdict, judge
+from bascule.updater.verdict import Verdict
 
 UPDATE_OPTIONS = frozenset(
     {
@@ -79,27 +76,6 @@ class Orders:
     stale_after: float
 
 
-class Errand(Protocol):
-    """A running child process: its messages, and a way to stop it."""
-
-    def __aiter__(self) -> AsyncIterator[Mapping[str, Any]]: ...
-
-    def stop(self) -> None:
-        """Ask it to end; it keeps its checkpoint."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    verdict: Verdict
-    record: Record
-    slots: tuple[SlotStatus, ...]
-    detour: tuple[Once, Detour] | None
-    giveup: GiveUp | None
-    troubles: list[BasculeError]
-
-
-Launch = Callable[[Mapping[str, Any]], Awaitable[Errand]]
 Document = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 Act = Callable[[Mapping[str, Any], Actor], Awaitable[str]]
 Tell = Callable[..., None]
@@ -154,12 +130,10 @@ class Updater:
         self.boot = boot
         self.boot_id = boot_id
         self.ledger = ledger
-        self._launch = launch
         self.tell = tell
-        self._staged = staged
+        self.staged = staged
         self._withdrawn = withdrawn
         self.clock = clock
-        self._rate = Rate(monotonic)
         self.permit: Callable[[Mapping[str, Any]], Awaitable[None]] = _permit_all
         """Raises PolicyRefusal if a gate holds back what was asked for."""
         self.reboot_now: Callable[[], Awaitable[None]] = _no_reboot
@@ -169,11 +143,6 @@ class Updater:
         self._status = Status(since=int(clock()))
         self._listeners: list[Callable[[Status, Status], None]] = []
         self._job_listeners: list[Callable[[Job], None]] = []
-        self._jobs = 0
-        self._job: Job | None = None
-        self._errand: Errand | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._stop_asked: BasculeError | None = None
         self.verdict = Verdict.NOTHING_PENDING
         self.detour: tuple[Once, Detour] | None = None
         """A boot for one time that waits or runs."""
@@ -181,7 +150,7 @@ class Updater:
         """The running release is given up and runs yet."""
         self.documents: dict[str, Document] = {"slots": self._slots_document}
         self.acts: dict[str, Act] = {"settle": self._settle_act}
-        self.end_of_errand: dict[str, Any] = {}
+        self._errands = Errands(self, launch=launch, monotonic=monotonic)
         self._troubles: set[str] = set()
         self._going_back = GoingBack(self)
         Quarantine(self)
@@ -217,7 +186,8 @@ class Updater:
             fields["since"] = int(self.clock())
         self.show(state=state, **fields)
 
-    def _tell_job(self, job: Job) -> None:
+    def tell_job(self, job: Job) -> None:
+        """A job has begun or ended."""
         for listener in list(self._job_listeners):
             listener(job)
 
@@ -228,14 +198,14 @@ class Updater:
         self.read_orders()
         record = await asyncio.to_thread(self.ledger.update, self._not_stopped)
         await self.settle()
-        if self.verdict is Verdict.UNFINISHED:
+        if self.verdict is Verdict.UNFINISHED and not record.prepared:
             # Settling forgets it: said once, until something else is known.
             self.show(
                 verdict=self.verdict.name, sentence=sentence(self.verdict, record.intent or {})
             )
         if self.verdict is Verdict.WAITING and self._status.state is State.IDLE:
             # An errand that died after the flip did not come to it.
-            self._staged()
+            self.staged()
             self.move(Event.FOUND_STAGED)
 
     def _not_stopped(self, record: Record) -> Record:
@@ -264,32 +234,12 @@ class Updater:
     async def settle(self) -> Verdict:
         """Judge and act on the ledger's intent; refresh slots, sentence and warnings."""
 
-        def work() -> _Settled:
-            backend = self.boot()
-            troubles: list[BasculeError] = []
-            detour = giveup = None
-            # Neither may keep the daemon from starting: a host whose slots are in disorder needs it.
-            try:
-                detour = settle_once(backend, self.ledger, self.ledger.read(), self.boot_id)
-            except BootError as error:
-                troubles.append(error)
-            try:
-                giveup = settle_giveup(backend, self.ledger, self.ledger.read())
-            except BootError as error:
-                troubles.append(error)
-            flags = backend.flags()
-            before = self.ledger.read()
-            intent = Intent.from_dict(before.intent)
-            verdict = judge(intent, backend.booted, flags, self.boot_id)
-            now = int(self.clock())
-            record = self.ledger.update(lambda r: settle(r, verdict, now))
-            if not record.aleph_version or backend.booted.name not in record.releases:
-                record = self._remember_running(backend.booted)
-            return _Settled(
-                verdict, record, slot_statuses(backend, record), detour, giveup, troubles
+        version = self._status.current_version
+        found = await asyncio.to_thread(
+            lambda: settle_all(
+                self.boot(), self.ledger, self.boot_id, int(self.clock()), running=version
             )
-
-        found = await asyncio.to_thread(work)
+        )
         for trouble in found.troubles:
             if str(trouble) not in self._troubles:
                 self._troubles.add(str(trouble))
@@ -321,18 +271,6 @@ class Updater:
 
         await asyncio.to_thread(self.ledger.update, mark)
 
-    def _remember_running(self, booted: Slot) -> Record:
-        version = self._status.current_version
-
-        def change(record: Record) -> Record:
-            return replace(
-                record,
-                aleph_version=record.aleph_version or version,
-                releases={**record.releases, booted.name: version},
-            )
-
-        return self.ledger.update(change)
-
     def _show_record(self, record: Record, slots: tuple[SlotStatus, ...]) -> None:
         fields = fields_of(record, self.verdict, slots, self._status.extra)
         if self.detour is not None:
@@ -347,167 +285,24 @@ class Updater:
     @property
     def busy(self) -> bool:
         """Whether an errand is under way."""
-        return self._task is not None and not self._task.done()
+        return self._errands.busy
 
     async def idle(self) -> None:
         """Wait until no errand is under way."""
-        while self._task is not None and not self._task.done():
-            await asyncio.wait({self._task})
+        await self._errands.idle()
 
     def begin(self, kind: str, options: Mapping[str, Any], actor: Actor) -> Job:
         """Start an errand. Raises Busy."""
-        if self.busy:
-            raise Busy(f"{self._status.state.name.lower().replace('_', ' ')}")
-        if kind == "update" and actor.via == "schedule" and (self.detour or self.giveup):
-            kind = "check"
-        self._jobs += 1
-        job = self._job = Job(self._jobs, kind)
-        self._stop_asked = None
-        self._task = asyncio.create_task(self._run(job, kind, dict(options), actor))
-        self._tell_job(job)
-        return job
+        return self._errands.begin(kind, options, actor)
 
-    async def _run(self, job: Job, kind: str, options: dict[str, Any], actor: Actor) -> None:
-        end: Mapping[str, Any] = {}
-        error: BasculeError | None = None
-        if kind != "ping":
-            self.move(
-                Event.CHECK_BEGAN,
-                bytes_done=0,
-                bytes_total=0,
-                bytes_written=0,
-                bytes_skipped=0,
-                rate=0.0,
-                phase="check",
-                attempt="",
-                new_version="",
-                new_size=0,
-            )
-        self._rate.reset()
-        try:
-            self._errand = await self._launch(
-                {"kind": kind, "options": options, "interactive": actor.via != "schedule"}
-            )
-            if self._stop_asked is not None:
-                self._errand.stop()
-            async for message in self._errand:
-                if message.get("say") == "end":
-                    end = message
-                else:
-                    self._hear(message)
-            if not end:
-                raise ErrandCrashed()
-            if isinstance(end.get("error"), dict):
-                error = from_dict(end["error"])
-        except BasculeError as raised:
-            error = raised
-        except Exception as raised:
-            error = BasculeError(f"{type(raised).__name__}: {raised}")
-        finally:
-            self._errand = None
-        self.end_of_errand = dict(end)
-        try:
-            await self._close(job, kind, end, error)
-        except BasculeError as raised:
-            self.tell("settlement-failed", error=raised.as_dict())
-            job.error = job.error or raised
-            job.result = "failed"
-            self._abandon()
-        finally:
-            self._job = None
-            self._tell_job(job)
+    async def stop_errand(self, reason: BasculeError) -> None:
+        """Stop the errand, if there is one, and wait for its end."""
+        await self._errands.stop(reason)
 
-    def _hear(self, message: Mapping[str, Any]) -> None:
-        match message.get("say"):
-            case "event":
-                event = Event[str(message["event"])]
-                fields = {
-                    k: message[k]
-                    for k in ("new_version", "new_size", "attempt", "bytes_total", "phase")
-                    if k in message
-                }
-                self.move(event, **fields)
-            case "progress":
-                done = int(message.get("done", 0))
-                self.show(
-                    bytes_done=done,
-                    bytes_total=int(message.get("total", 0)),
-                    bytes_written=int(message.get("written", 0)),
-                    bytes_skipped=int(message.get("skipped", 0)),
-                    phase=str(message.get("phase", "")),
-                    rate=self._rate.at(done),
-                )
-            case "phase":
-                sizes = {k: int(message[k]) for k in ("new_size", "bytes_total") if k in message}
-                self.show(phase=str(message.get("phase", "")), **sizes)
-            case "checked":
-                self.show(
-                    last_checked=int(message.get("at", 0)),
-                    extra={**self._status.extra, "answer": str(message.get("answer", ""))},
-                )
-            case "note":
-                self.tell(str(message.get("note", "note")), **dict(message.get("facts") or {}))
-            case _:
-                self.tell("errand-unknown-word", word=str(message.get("say")))
-
-    async def _close(
-        self, job: Job, kind: str, end: Mapping[str, Any], error: BasculeError | None
-    ) -> None:
-        """Bring state and ledger together after an errand, however it ended."""
-        if self._stop_asked is not None and error is not None and not end.get("staged"):
-            error = self._stop_asked
-        if kind == "ping":
-            job.result, job.error = ("failed", error) if error else ("done", None)
-            if self._status.state is State.UPDATED_NEED_REBOOT:
-                self.move(Event.PINGED)
-            return
-        verdict = await self.settle()
-        if verdict is Verdict.WAITING:
-            self._staged()
-            if self._status.state is State.FINALIZING:
-                self.move(Event.STAGED, phase="")
-            elif self._status.state is not State.UPDATED_NEED_REBOOT:
-                self._abandon()
-                self.move(Event.FOUND_STAGED, phase="")
-            job.result = "done"
-            facts = dict(end.get("outcome") or {})
-            job.outcome = {**facts, "staged": self._status.new_version}
-            self.tell("staged", attempt=self._status.attempt, **facts)
-            return
-        if error is None:
-            self._end_quietly()
-            job.result = str(end.get("result") or "done")
-            job.outcome = dict(end.get("outcome") or {})
-            if job.outcome.get("what") == "prepared":
-                job.outcome = {**job.outcome, "sentence": self._status.sentence}
-                self.tell("prepared", attempt=self._status.attempt, **dict(end["outcome"]))
-            if job.result == "no-update":
-                job.error = NoUpdate(str(job.outcome.get("why", "")))
-            return
-        job.result, job.error = "failed", error
-        if isinstance(error, Stopped):
-            self._abandon()
-            return
-        failure = Failure(error.id, error.number, str(error), error.remedy, int(self.clock()))
-        if self._status.state is not State.REPORTING_ERROR_EVENT:
-            self.move(Event.FAILED, failure=failure, phase="")
-        self.tell("attempt-failed", error=error.as_dict(), attempt=self._status.attempt)
-        self.move(
-            Event.FAILURE_TOLD, failure=failure, phase="", new_version="", new_size=0, rate=0.0
-        )
-
-    def _end_quietly(self) -> None:
-        rest: dict[str, Any] = {"phase": "", "new_version": "", "new_size": 0, "rate": 0.0}
-        if self._status.state is State.FINALIZING:
-            self.move(Event.PREPARED, failure=None, **rest)
-        elif self._status.state in (State.CHECKING_FOR_UPDATE, State.UPDATE_AVAILABLE):
-            self.move(Event.NOTHING_OFFERED, failure=None, **rest)
-        else:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        if self._status.state in INSTALLING:
-            self.move(Event.STOPPED, phase="", new_version="", new_size=0, rate=0.0)
+    @property
+    def end_of_errand(self) -> Mapping[str, Any]:
+        """The last words of the last errand."""
+        return self._errands.end
 
     # ── what the faces ask ───────────────────────────────────────────────────────────────────
 
@@ -659,13 +454,6 @@ class Updater:
             raise UsageError(f"unknown verb {verb}; known are {', '.join(sorted(self.acts))}")
         self.tell("asked", verb=verb, actor=dataclasses.asdict(actor), options=dict(options))
         return await self.acts[verb](options, actor)
-
-    async def stop_errand(self, reason: BasculeError) -> None:
-        """Stop the errand, if there is one, and wait for its end."""
-        self._stop_asked = reason
-        if self._errand is not None:
-            self._errand.stop()
-        await self.idle()
 
     # ── documents and acts ───────────────────────────────────────────────────────────────────
 
