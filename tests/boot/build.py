@@ -30,6 +30,7 @@ MODULES = (HERE / "guest/modules").read_text().split()
 HOST_TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "mmdebstrap": "mmdebstrap",
+    "setpriv": "util-linux",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
     "sgdisk": "gdisk",

@@ -45,6 +45,21 @@ RELEASES: dict[str, tuple[str, Changes]] = {
             "usr/lib/bascule/bascule.toml": ('[health]\ndeadline = "100s"\n', 0o644),
         },
     ),
+    # Healthy until somebody says otherwise, long after the blessing.
+    "regresses": (
+        "8.0.0",
+        {
+            "usr/lib/boot-test/myapp": (
+                "while [ ! -e /run/regress ]; do sleep 1; done; exit 1\n",
+                0o755,
+            ),
+            "usr/lib/bascule/bascule.toml": (
+                '[health]\ndeadline = "5m"\n'
+                '[reboot]\nlate_window = "1h"\nlate_units = ["myapp.service"]\n',
+                0o644,
+            ),
+        },
+    ),
     "greenboot": (
         "6.0.0",
         {

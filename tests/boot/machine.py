@@ -20,6 +20,9 @@ SLOW = 5
 
 KVM = Path("/dev/kvm")
 
+LEASH = ("setpriv", "--pdeathsig", "KILL")
+"""util-linux: no machine outlives the tests, however they end."""
+
 _ANSWER = re.compile(rb"@(ready|-?\d+):([^@]*)@")
 
 
@@ -109,6 +112,7 @@ class Machine:
         path = self.folder / "shell"
         path.unlink(missing_ok=True)
         words = [
+            *LEASH,
             *("qemu-system-x86_64", "-machine", "pc", *self._words),
             *("-m", "768", "-display", "none", "-monitor", "none", "-no-reboot"),
             *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={self._code}"),

@@ -274,6 +274,28 @@ class Runner:
             self._flags(host, "A")
             return sentence
 
+    def late(self) -> str:
+        """Blessed, and then a service of the new release gives up within the late window."""
+        with self.host("late", "regresses") as host:
+            machine = host.machine
+            host.up()
+            host.update()
+            machine.reboot()
+            host.up()
+            expect("verdict", host.status().get("verdict"), "UPDATED")
+            machine.check("touch /run/regress")
+            # Nobody touches the machine: it must leave the release by itself.
+            machine.wait_off(200 * SLOW)
+            host.up()
+            expect("the running release", host.release(), "1.0.0")
+            status = host.status()
+            expect("verdict", status.get("verdict"), "ROLLED_BACK")
+            sentence = str(status.get("sentence"))
+            contains("updatectl status", sentence, "8.0.0", "myapp.service", "confirmed")
+            contains("the quarantine", machine.check("updatectl quarantine list"), "8.0.0")
+            self._flags(host, "A")
+            return sentence
+
     def power_cuts(self, seed: int) -> str:
         """Cut the power twice, at seeded moments of download, flip or first boot."""
         rng = random.Random(seed)
@@ -355,7 +377,7 @@ def table(rows: list[Outcome]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--only", default="abcdefg", help="letters of the scenarios to run")
+    parser.add_argument("--only", default="abcdefgh", help="letters of the scenarios to run")
     parser.add_argument(
         "--seeds", type=int, default=3, help="machines to cut off (default 3, twice each)"
     )
@@ -399,6 +421,7 @@ def main() -> int:
             lambda: runner.bad("sick", "myapp.service", "systemd-boot"),
         )
     )
+    plan.append(("h", "a service fails after the blessing", runner.late))
     asked = [scenario for scenario in plan if scenario[0] in options.only]
     with ThreadPoolExecutor(jobs) as pool:
         rows = list(pool.map(lambda scenario: runner.scenario(*scenario), asked))
