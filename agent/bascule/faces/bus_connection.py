@@ -275,6 +275,14 @@ class BusConnection:
             BUS_DRIVER, BUS_DRIVER_PATH, BUS_DRIVER, member, signature, body, timeout=10.0
         )
 
+    async def hang_up(self) -> None:
+        """End the calls that are still being answered: their handlers are cancelled, and the callers
+        are told. dbus-fast would leave them to the loop's end, and log each with a traceback."""
+        pending = list(self._bus._pending_futures) if self._bus is not None else []
+        for call in pending:
+            call.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
     def close(self) -> None:
         """Leave the bus; what is still queued is dropped."""
         bus, self._bus = self._bus, None
