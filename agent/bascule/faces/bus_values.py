@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from dbus_fast import Variant
 from dbus_fast.errors import DBusError
 from dbus_fast.unpack import unpack_variants
 
-from bascule.errors import BasculeError
+from bascule.errors import BasculeError, Stopped
 
 __all__ = ["RefusedCall", "answered", "as_text", "dictionary", "plain", "told", "variant"]
 
@@ -93,6 +94,9 @@ def answered() -> Iterator[None]:
         raise
     except BasculeError as error:
         raise RefusedCall(error) from error
+    except asyncio.CancelledError as error:
+        # Only the end of the daemon cancels a call: see `BusConnection.hang_up`.
+        raise RefusedCall(Stopped("the daemon stops")) from error
     except Exception as error:
         _log.exception("A bus method failed in an unforeseen way")
         raise RefusedCall(BasculeError(type(error).__name__)) from error
