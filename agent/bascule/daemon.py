@@ -344,6 +344,7 @@ class Daemon:
             face.close()
             if legacy is not None:
                 legacy.close()
+            await connection.hang_up()
             connection.close()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*tasks, return_exceptions=True)
