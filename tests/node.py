@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,8 +197,9 @@ address = "{self.bus}"
         (self.root / "usr/share/flatcar/release").write_bytes(release)
         (self.root / "proc/sys/kernel/random/boot_id").write_text(str(uuid.uuid4()) + "\n")
         (self.root / "proc/uptime").write_text("3.00 3.00\n")
-        for marker in self.run.iterdir():
-            marker.unlink()
+        # /run is a tmpfs.
+        shutil.rmtree(self.run)
+        self.run.mkdir()
         if daemon:
             self.start_daemon()
         return self.slot
