@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from bascule.engine.health import Host, Outcome, green, greenboot, own, red, run
+from bascule.engine.health import Host, Outcome, Pace, green, greenboot, own, red, run
+from bascule.engine.health.check import OUTPUT_LIMIT, CheckResult
 from bascule.engine.health.scripts import disabled_healthchecks
 
 
@@ -120,3 +123,82 @@ async def test_greenboot_script_runs_under_bash(tmp_path: Path) -> None:
     host = Host(environment={"PATH": os.environ["PATH"]})
     (result,) = await run(greenboot(tmp_path).checks, host=host, clock=loop.time)
     assert result.outcome is Outcome.PASS
+
+
+# ── every shape of script ────────────────────────────────────────────────────────────────────
+
+SHAPES = {
+    "plain": ("exit 0\n", Outcome.PASS, ""),
+    "says no": ("echo why; exit 3\n", Outcome.FAIL, "10-x.sh failed with exit status 3"),
+    # 75 means "not yet" only in our own directories.
+    "tempfail": ("exit 75\n", Outcome.FAIL, "failed with exit status 75"),
+    "hangs": ("sleep 1000\n", Outcome.FAIL, "still running 10-x.sh after 0.5 s"),
+    "will not end": ("trap '' TERM INT HUP; while :; do sleep 1; done\n", Outcome.FAIL, "still"),
+    "hangs in silence": ("exec >&- 2>&-; sleep 1000\n", Outcome.FAIL, "still running"),
+    "kills itself": ("kill -SEGV $$\n", Outcome.FAIL, "was ended by signal 11"),
+    "is no program": ("\x00\x01\x02\n", Outcome.FAIL, "failed with exit status"),
+    "is empty": ("", Outcome.PASS, ""),
+    "asks a question": ("read -r answer || exit 0; exit 1\n", Outcome.PASS, ""),
+    "wants a terminal": ("tty && exit 1; exit 0\n", Outcome.PASS, ""),
+    "floods": (
+        "head -c 3000000 /dev/zero | tr '\\0' x; echo END; exit 1\n",
+        Outcome.FAIL,
+        "status 1",
+    ),
+    "one endless line": ("exec tr '\\0' y </dev/zero\n", Outcome.FAIL, "still running"),
+    "not UTF-8": ("printf '\\377\\376 caf\\351 \\000 end\\n'; exit 1\n", Outcome.FAIL, "status 1"),
+    "leaves a child that holds the pipe": ("sleep 1000 &\nexit 0\n", Outcome.PASS, ""),
+    "leaves a daemon that holds the pipe": (
+        "setsid sh -c 'echo $$ >PID; exec sleep 1000' &\n"
+        "while ! [ -s PID ]; do sleep 0.1; done; exit 0\n",
+        Outcome.PASS,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_every_shape_has_an_answer_that_can_be_kept(tmp_path: Path, shape: str) -> None:
+    body, outcome, reason = SHAPES[shape]
+    pid_file = tmp_path / "pid"
+    put(
+        tmp_path,
+        "etc/greenboot/check/required.d/10-x.sh",
+        body.replace("PID", str(pid_file)),
+        0o644,
+    )
+    slow = outcome is Outcome.FAIL and "still" in reason
+    pace = Pace(timeout=0.5 if slow else 60)
+    host = Host(environment={"PATH": os.environ["PATH"]})
+    try:
+        (result,) = await run(
+            greenboot(tmp_path, pace=pace).checks, host=host, clock=asyncio.get_running_loop().time
+        )
+    finally:
+        if pid_file.exists():
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    assert result.outcome is outcome, result
+    assert reason in result.reason
+    assert len(result.output) <= OUTPUT_LIMIT + 100
+    kept = json.dumps(result.as_dict(), ensure_ascii=False).encode()
+    assert result.output.endswith(CheckResult.from_dict(json.loads(kept)).output)
+    if shape == "not UTF-8":
+        assert result.output == "\ufffd\ufffd caf\ufffd \0 end\n"
+    if shape == "floods":
+        assert result.output.endswith("xEND\n")
+
+
+async def test_a_name_that_is_not_text_is_told_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "etc/greenboot/check/required.d"
+    folder.mkdir(parents=True)
+    for name in (b"10-\xff\n.sh", b"20-\xfe"):
+        (folder / os.fsdecode(name)).write_text("exit 1\n")
+    found = greenboot(tmp_path)
+    host = Host(environment={"PATH": os.environ["PATH"]})
+    results = await run(found.checks, host=host, clock=asyncio.get_running_loop().time)
+    said = [r.name + r.reason for r in results] + list(found.notes)
+    assert "".join(said).isprintable()
+    assert "".join(said).encode()
+    assert results[0].name == "greenboot:required.d/10-\ufffd\ufffd.sh"
+    assert results[0].outcome is Outcome.FAIL
+    assert len(found.notes) == 1

@@ -50,7 +50,7 @@ class Script:
 
     async def ask(self, host: Host, attempt: Attempt) -> Answer:
         """Run it once; the exit status is the answer."""
-        short = self.path.name
+        short = shown(self.path)
         attempt.doing = f"running {short}"
         try:
             status = await run_command(
@@ -88,13 +88,19 @@ def greenboot(root: Path = Path("/"), *, pace: Pace | None = None) -> Found:
     for group, required in (("required.d", True), ("wanted.d", False)):
         for path in _files(root, GREENBOOT_ROOTS, f"check/{group}"):
             if path.name in disabled:
-                notes.append(f"{path.name} is disabled in greenboot.conf")
+                notes.append(f"{shown(path)} is disabled in greenboot.conf")
             elif argv := _greenboot_argv(path):
-                name = f"greenboot:{group}/{path.name}"
+                name = f"greenboot:{group}/{shown(path)}"
                 checks.append(Script(path, name, argv, required, pace=pace or Pace()))
             else:
-                notes.append(f"{path} is not executable and was not run")
+                notes.append(f"{shown(path, whole=True)} is not executable and was not run")
     return Found(tuple(checks), tuple(notes))
+
+
+def shown(path: Path, *, whole: bool = False) -> str:
+    """A file's name for ledger, journal and bus: UTF-8 without control characters, whatever it is."""
+    text = os.fsencode(str(path) if whole else path.name).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def green(root: Path = Path("/"), *, pace: Pace | None = None) -> Found:
@@ -114,17 +120,23 @@ def own(root: Path = Path("/"), *, pace: Pace | None = None) -> Found:
         by_name[path.name] = path
     checks: list[Script] = []
     notes: list[str] = []
-    for name, path in sorted(by_name.items()):
+    for _, path in sorted(by_name.items()):
         if path.is_symlink() and str(path.readlink()) == os.devnull:
-            notes.append(f"{name} is masked")
+            notes.append(f"{shown(path)} is masked")
         elif not _is_file(path):
             continue
         elif os.access(path, os.X_OK):
             checks.append(
-                Script(path, f"health.d:{name}", (str(path),), tempfail=True, pace=pace or Pace())
+                Script(
+                    path,
+                    f"health.d:{shown(path)}",
+                    (str(path),),
+                    tempfail=True,
+                    pace=pace or Pace(),
+                )
             )
         else:
-            notes.append(f"{path} is not executable and was not run")
+            notes.append(f"{shown(path, whole=True)} is not executable and was not run")
     return Found(tuple(checks), tuple(notes))
 
 
@@ -163,10 +175,10 @@ def _actions(root: Path, group: str, pace: Pace | None) -> Found:
     notes: list[str] = []
     for path in _files(root, GREENBOOT_ROOTS, group):
         if argv := _greenboot_argv(path):
-            name = f"greenboot:{group}/{path.name}"
+            name = f"greenboot:{group}/{shown(path)}"
             checks.append(Script(path, name, argv, required=False, pace=pace or Pace()))
         else:
-            notes.append(f"{path} is not executable and was not run")
+            notes.append(f"{shown(path, whole=True)} is not executable and was not run")
     return Found(tuple(checks), tuple(notes))
 
 
