@@ -64,6 +64,7 @@ async def _install(job: dict[str, Any]) -> dict[str, Any]:
         sources=sources,
         checkpoint=store,
         workers=job["workers"],
+        **{name: job[name] for name in ("budget", "interval") if name in job},
     )
     applied = time.perf_counter()
     await read_back(installed.signed, targets, cleared=cleared, carried=installed.carried)
@@ -91,10 +92,6 @@ def main() -> int:
         from timeline import Trace
 
         trace = Trace()
-    if job.get("profile"):
-        from timeline import thread_times
-
-        thread_times()
     report = asyncio.run(_install(job))
     if trace is not None:
         report["spans"] = trace.spans
