@@ -4,10 +4,11 @@ VENV  := .venv/bin
 JOBS  ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo setup test lint unit test-boot bench docs pictures golden clean
+.PHONY: help demo playground setup test lint unit test-boot bench docs pictures golden clean
 
 help:
 	@echo 'make demo       set up, then show a real update, a bad one and the way back (under a minute)'
+	@echo 'make playground a host of your own in a temporary folder, and a shell to steer it'
 	@echo 'make test       set up, then lint, types, import contracts and all quick tests'
 	@echo 'make test-boot  boot an A/B machine in QEMU and drive it through good and bad updates (slow)'
 	@echo 'make bench      measure, and print target, measured and verdict'
@@ -19,6 +20,10 @@ help:
 demo:
 	@.ci/setup demo
 	@$(VENV)/python tests/journeys/demo.py
+
+playground:
+	@.ci/setup demo
+	@$(VENV)/python tests/journeys/playground.py
 
 setup:
 	@.ci/setup test

@@ -36,6 +36,14 @@ class Site:
         self.key = folder / "keys/update.key.pem"
         (self.keys / "update.pub.pem").write_bytes((folder / "keys/update.pub.pem").read_bytes())
 
+    @classmethod
+    def again(cls, folder: Path) -> Site:
+        """The publisher that another process made in `folder`; its server is not this one's."""
+        site = cls.__new__(cls)
+        site.folder, site.served, site.keys = folder, folder / "site", folder / "public"
+        site.key, site.url, site._process = folder / "keys/update.key.pem", "", None
+        return site
+
     def image(self, version: str, app: str = "ok", mib: int = IMAGE_MIB) -> Path:
         path = self.folder / f"{version}.img"
         rng = random.Random(version)
