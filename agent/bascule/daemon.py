@@ -21,7 +21,7 @@ from bascule.documents import Documents
 from bascule.engine.boot import BootBackend
 from bascule.engine.ledger import Record
 from bascule.engine.markers import leave_markers, remove_markers
-from bascule.errors import BasculeError, Exit, SettingsError, Stopped
+from bascule.errors import BasculeError, Exit, SettingsError, Stopped, from_dict
 from bascule.faces.bus import NAME as BUS_NAME
 from bascule.faces.bus import BusFace
 from bascule.faces.bus_connection import BusConnection
@@ -194,13 +194,8 @@ class Daemon:
             self._untold.put_nowait((event, dict(facts)))
         error = facts.pop("error", None)
         if isinstance(error, dict):
-            _log.error(
-                event,
-                error_id=error.get("id"),
-                error=error.get("message"),
-                remedy=error.get("remedy"),
-                **facts,
-            )
+            # As the error that it was, so that the journal gets number and MESSAGE_ID with it.
+            _log.error(event, error=from_dict(error), **facts)
         else:
             _log.info(event, **facts)
 
