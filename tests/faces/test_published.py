@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 import bascule
@@ -100,6 +101,64 @@ def test_the_shell_can_read_its_completion(shell: str, name: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     subprocess.run([shell, "-n", str(ROOT / "systemd/completions" / name)], check=True)
+
+
+def test_bash_itself_completes(tmp_path: Path) -> None:
+    """The registered function, by the shell's own machinery, on a key that a person presses."""
+    script = ROOT / "systemd/completions/bash/updatectl"
+    child = pexpect.spawn(
+        "bash", ["--norc", "--noprofile"], encoding="utf-8", timeout=60, dimensions=(24, 100),
+        env={"PATH": os.environ["PATH"], "PS1": "ready> ", "TERM": "dumb", "HISTFILE": "/dev/null"},  # type: ignore[arg-type]
+    )  # fmt: skip
+    child.expect("ready> ")
+    child.sendline(f"source '{script}'")
+    child.expect("ready> ")
+    child.send("updatectl quar\t")
+    child.expect("antine ")
+    child.send("cl\t")
+    child.expect("ear ")
+    child.sendcontrol("u")
+    child.send("updatectl update --no-r\t")
+    child.expect("eboot ")
+    child.close(force=True)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_loads_and_completes(tmp_path: Path) -> None:
+    """zsh has no way to ask what it would complete: the key is pressed on a terminal of its own."""
+    folder = ROOT / "systemd/completions/zsh"
+    child = pexpect.spawn(
+        "zsh", ["-f", "-i"], encoding="utf-8", timeout=60, dimensions=(24, 100),
+        env={"PATH": os.environ["PATH"], "PS1": "ready> ", "TERM": "dumb", "HOME": str(tmp_path)},  # type: ignore[arg-type]
+    )  # fmt: skip
+    child.expect("ready> ")
+    child.sendline(
+        f"fpath=('{folder}' $fpath); autoload -U compinit; compinit -u -D; echo l''oaded"
+    )
+    child.expect("loaded")
+    child.sendline("print -r -- ${_comps[updatectl]}.")
+    child.expect("_updatectl\\.")
+    child.send("updatectl quar\t")
+    child.expect("antine")
+    child.close(force=True)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_loads_and_completes(tmp_path: Path) -> None:
+    script = ROOT / "systemd/completions/fish/updatectl.fish"
+
+    def completed(line: str) -> list[str]:
+        ran = subprocess.run(
+            ["fish", "--no-config", "-c", f"source '{script}'; complete -C '{line}'"],
+            capture_output=True, text=True, check=True,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert ran.stderr == ""
+        return [found.partition("\t")[0] for found in ran.stdout.splitlines()]
+
+    assert completed("updatectl quar") == ["quarantine"]
+    assert "clear" in completed("updatectl quarantine ")
+    assert completed("updatectl update --no-r") == ["--no-reboot"]
 
 
 def test_the_journal_reads_the_catalogue(tmp_path: Path) -> None:
