@@ -113,7 +113,7 @@ def rows_of(spans: Sequence[Span]) -> list[tuple[str, str, list[tuple[float, flo
         busiest = sorted(by_thread.values(), key=lambda s: -sum(e - b for b, e in s))
         several = lane in ("decode", "write") and len(busiest) > 1
         for number, each in enumerate(
-            busiest if several else [[span for each in busiest for span in each]], 1
+            busiest if several else [[span for part in busiest for span in part]], 1
         ):
             rows.append((lane, f"{label}, thread {number}" if several else label, each))
     return rows
