@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import errands  # noqa: E402
-import idle  # noqa: E402
-from material import MIB, ROOT, Material  # noqa: E402
+import errands
+import idle
+from material import MIB, ROOT, Material
 
 
 def main() -> int:
