@@ -387,21 +387,39 @@ def edit(image: Path, offset: int, changes: Mapping[str, tuple[str, int] | None]
     shutil.rmtree(folder)
 
 
-def initrd() -> Path:
-    """An initramfs-tools image with the project's own slot selector."""
+DRACUT = (
+    "bascule base rootfs-block udev-rules systemd systemd-initrd dracut-systemd fs-lib shutdown"
+)
+"""What a host's own dracut configuration comes to, on the smallest machine."""
+
+
+def initrd(maker: str = "initramfs-tools") -> Path:
+    """An initrd with the project's own slot selector, made by ``initramfs-tools`` or ``dracut``."""
     base = base_tree()
     pieces = PROJECT / "systemd" / "initrd"
-    key = digest(base.name, pieces, HERE / "guest" / "arm-watchdog", "1")
-    archive = CACHE / f"initrd-{key}.img"
+    key = digest(base.name, pieces, HERE / "guest" / "arm-watchdog", DRACUT, "2")
+    archive = CACHE / f"initrd-{maker}-{key}.img"
     if archive.exists():
         return archive
-    print("test-boot: making the initrd", flush=True)
-    for old in CACHE.glob("initrd-*.img"):
+    print(f"test-boot: making the initrd with {maker}", flush=True)
+    for old in CACHE.glob(f"initrd-{maker}-*.img"):
         old.unlink()
     tree = CACHE / "initrd.new"
     shutil.rmtree(tree, ignore_errors=True)
     run(["cp", "-a", "--reflink=auto", base, tree])
-    run(["make", "-C", pieces, "install", f"DESTDIR={tree}", "STATIC=yes"], env=environment())
+    static = "yes" if maker == "initramfs-tools" else "no"
+    run(["make", "-C", pieces, "install", f"DESTDIR={tree}", f"STATIC={static}"], env=environment())
+    if maker == "dracut":
+        # dracut wants /proc and /dev; a mount namespace of its own leaves nothing behind.
+        build = (
+            f"mount --bind /proc {tree}/proc && mount --bind /dev {tree}/dev && exec chroot {tree} "
+            f"dracut --force --no-hostonly --no-early-microcode --gzip --modules '{DRACUT}' "
+            f"--kver {kernel_version(tree)} /slot-initrd"
+        )
+        run(["unshare", "--mount", "--propagation", "private", "sh", "-c", build])
+        (tree / "slot-initrd").rename(archive)
+        shutil.rmtree(tree)
+        return archive
     settings = tree / "etc/initramfs-tools"
     (settings / "initramfs.conf").write_text("MODULES=list\nBUSYBOX=auto\nCOMPRESS=gzip\n")
     (settings / "modules").write_text("softdog\n")
@@ -436,7 +454,8 @@ def disk(target: Path, first: Path, boot: str) -> None:
     """A whole disk whose slot A holds `first`, blessed, and whose slot B is empty.
 
     Args:
-        boot: ``gpt``: an initrd chooses by partition attributes; ``systemd-boot``: by its entries;
+        boot: ``gpt``: an initrd of initramfs-tools chooses by partition attributes; ``dracut``: one of
+            dracut; ``systemd-boot``: the loader chooses by its entries;
             ``flatcar``: whoever powers on chooses slot and kernel, see `choose`.
     """
     tree = base_tree()
@@ -484,10 +503,11 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
         (loader, "EFI/BOOT/BOOTX64.EFI"),
         ("timeout 0\neditor no\n", "loader/loader.conf"),
     ]
-    if boot == "gpt":
+    if boot in ("gpt", "dracut"):
+        maker = "dracut" if boot == "dracut" else "initramfs-tools"
         copies += [
             (first_kernel, "vmlinuz"),
-            (initrd(), "initrd.img"),
+            (initrd(maker), "initrd.img"),
             (entry(""), GPT_ENTRY),
         ]
     elif boot == "flatcar":

@@ -96,6 +96,9 @@ class Lab:
     def first(self, boot: str) -> Path:
         """The first release's image, of the checkout as it is at the first asking."""
         with self._building:
+            if boot == "dracut":
+                build.initrd("dracut")
+                boot = "gpt"
             if boot not in self._first:
                 build.initrd()
                 self._first[boot] = build.root_image(self._public, boot)

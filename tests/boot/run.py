@@ -377,7 +377,7 @@ def table(rows: list[Outcome]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--only", default="abcdefgh", help="letters of the scenarios to run")
+    parser.add_argument("--only", default="abcdefghi", help="letters of the scenarios to run")
     parser.add_argument(
         "--seeds", type=int, default=3, help="machines to cut off (default 3, twice each)"
     )
@@ -421,6 +421,7 @@ def main() -> int:
             lambda: runner.bad("sick", "myapp.service", "systemd-boot"),
         )
     )
+    plan.append(("i", "dracut's initrd: good update", lambda: runner.good("dracut")))
     plan.append(("h", "a service fails after the blessing", runner.late))
     asked = [scenario for scenario in plan if scenario[0] in options.only]
     with ThreadPoolExecutor(jobs) as pool:
