@@ -210,10 +210,19 @@ def _pack(options: argparse.Namespace) -> int:
 
 def add_commands(commands: Any) -> None:
     """Add ``keygen`` and ``pack`` to the subcommands of ``omaha-mock``."""
-    keys = commands.add_parser("keygen", help="make a key pair for signing payloads")
-    keys.add_argument("directory", type=Path, metavar="DIR")
+    keys = commands.add_parser(
+        "keygen",
+        help="make a key pair for signing payloads",
+        description="Write NAME.key.pem, which is secret, and NAME.pub.pem, which hosts need.",
+    )
+    keys.add_argument("directory", type=Path, metavar="DIR", help="where the two files go")
     keys.add_argument("--name", default="update", help="file name stem (default: update)")
-    keys.add_argument("--kind", default="rsa2048", choices=("rsa2048", "rsa4096", "ec"))
+    keys.add_argument(
+        "--kind",
+        default="rsa2048",
+        choices=("rsa2048", "rsa4096", "ec"),
+        help="default: rsa2048, the only one that Flatcar's clients know",
+    )
     keys.set_defaults(run=_keygen)
 
     parser = commands.add_parser(
@@ -258,7 +267,9 @@ def add_commands(commands: Any) -> None:
         metavar="[NAME=]IMG",
         help="the image that a delta starts from",
     )
-    parser.add_argument("--old-kernel", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--old-kernel", type=Path, metavar="FILE", help="the same as --old kernel=FILE"
+    )
     parser.add_argument("--key", type=Path, metavar="PEM", help="sign with this private key")
     parser.add_argument("--key2", type=Path, metavar="PEM", help="sign with this one as well")
     parser.add_argument("--unsigned", action="store_true", help="leave the payload unsigned")
@@ -273,7 +284,13 @@ def add_commands(commands: Any) -> None:
         "--codecs", metavar="LIST", help=f"choose per operation from these only: {','.join(CODECS)}"
     )
     parser.add_argument("--bsdiff40", action="store_true", help="make no BSDF2 patches")
-    parser.add_argument("--max-timestamp", type=int, default=0, metavar="SECONDS")
+    parser.add_argument(
+        "--max-timestamp",
+        type=int,
+        default=0,
+        metavar="SECONDS",
+        help="major 2: hosts whose release was built later refuse it (unix seconds)",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
     parser.add_argument(
         "--gpg-home",
@@ -281,12 +298,18 @@ def add_commands(commands: Any) -> None:
         metavar="DIR",
         help="also write OUT.DIGESTS.asc, signed from this GnuPG home",
     )
-    parser.add_argument("--gpg-key", action="append", default=[], metavar="FINGERPRINT")
+    parser.add_argument(
+        "--gpg-key",
+        action="append",
+        default=[],
+        metavar="FINGERPRINT",
+        help="the key in that home; may be given again",
+    )
     parser.add_argument(
         "--digests",
         default="sha256,sha512",
         metavar="LIST",
         help=f"hashes in the digest list: {','.join(KNOWN)}",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="the payload to write")
     parser.add_argument("--json", action="store_true", help="print JSON")

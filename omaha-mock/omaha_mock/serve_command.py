@@ -132,8 +132,12 @@ def add_commands(commands: Any) -> None:
     """Add ``publish`` and ``serve`` to the subcommands of ``omaha-mock``."""
     publish = commands.add_parser("publish", help="put a payload on offer")
     publish.set_defaults(run=_publish)
-    publish.add_argument("directory", type=Path, metavar="DIR")
-    publish.add_argument("--payload", type=Path, required=True, metavar="FILE")
+    publish.add_argument(
+        "directory", type=Path, metavar="DIR", help="what is served; made if missing"
+    )
+    publish.add_argument(
+        "--payload", type=Path, required=True, metavar="FILE", help="copied into DIR"
+    )
     publish.add_argument("--version", required=True, metavar="V", help="what hosts have afterwards")
     publish.add_argument(
         "--from",
@@ -144,7 +148,13 @@ def add_commands(commands: Any) -> None:
     )
     publish.add_argument("--group", action="append", metavar="NAME", help="default: stable")
     publish.add_argument("--board", default="", help="only for hosts with this board")
-    publish.add_argument("--rollout", type=int, default=100, metavar="PERCENT")
+    publish.add_argument(
+        "--rollout",
+        type=int,
+        default=100,
+        metavar="PERCENT",
+        help="how many machines are offered it (default: 100)",
+    )
     publish.add_argument(
         "--forced", action="store_true", help="also to hosts that have a newer one"
     )
@@ -156,7 +166,13 @@ def add_commands(commands: Any) -> None:
         help="as `pack --json` prints it; lets clients verify before they write",
     )
     publish.add_argument("--metadata-key", type=Path, metavar="PEM", help="make it with this key")
-    publish.add_argument("--metadata-size", type=int, default=0, metavar="BYTES")
+    publish.add_argument(
+        "--metadata-size",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help="with --metadata-signature, as `pack --json` prints it",
+    )
     publish.add_argument(
         "--disable-backoff",
         action="store_true",
@@ -172,9 +188,11 @@ def add_commands(commands: Any) -> None:
 
     serve = commands.add_parser("serve", help="serve a directory until SIGTERM")
     serve.set_defaults(run=_serve)
-    serve.add_argument("directory", type=Path, metavar="DIR")
-    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("directory", type=Path, metavar="DIR", help="as `publish` made it")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
     serve.add_argument("--port", type=int, default=0, help="default: a free one, printed")
-    serve.add_argument("--tls-cert", type=Path, metavar="PEM")
-    serve.add_argument("--tls-key", type=Path, metavar="PEM")
+    serve.add_argument("--tls-cert", type=Path, metavar="PEM", help="serve https with it")
+    serve.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
     serve.add_argument("--no-log", action="store_true", help="do not write DIR/requests.jsonl")
