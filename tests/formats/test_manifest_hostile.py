@@ -185,6 +185,21 @@ def test_extents_that_name_the_image_over_and_over_are_refused(major: int, side:
     assert refused.value.number == 28
 
 
+@pytest.mark.parametrize("major", [1, 2])
+@pytest.mark.parametrize("side", ["new_partition_info", "old_partition_info"])
+def test_images_too_large_to_keep_account_of_are_refused(major: int, side: str) -> None:
+    """Four bytes of memory for each block: an image of 32 TiB would be a table of 32 GiB."""
+    draft = draft_v1() if major == 1 else draft_v2(delta=True)
+    holder = draft.manifest if major == 1 else draft.manifest.partitions[0]
+    info = getattr(holder, side)
+    info.size, info.hash = 1 << 45, bytes(32)
+    draft.build()
+    raw = draft.manifest.SerializeToString()
+    metadata = bytes(20 if major == 1 else 24) + raw
+    with pytest.raises(BasculeError, match="more than can be accounted for"):
+        parse_manifest(raw, major=major, metadata=metadata, size=None, limits=Limits())
+
+
 def test_a_hole_without_end_is_refused() -> None:
     """Writing nothing, for ever: a MOVE from a hole to a hole of 2**50 blocks."""
     draft = draft_v1()

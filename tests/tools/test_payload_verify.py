@@ -125,6 +125,15 @@ def test_any_damage_is_refused(tool: Tool, keys: Path, tmp_path: Path) -> None:
         )
 
 
+def test_an_image_of_32_tebibytes_is_refused_in_words(
+    tool: Tool, keys: Path, tmp_path: Path
+) -> None:
+    draft = draft_v1(kernel=False)
+    draft.manifest.new_partition_info.size = 1 << 45
+    code, answer = tool.json("verify", put(tmp_path, draft.build()), "--keys", keys)
+    assert (code, answer["error"]["number"]) == (Exit.PAYLOAD, 23), answer
+
+
 def test_keys_are_needed_and_bad_ones_named(tool: Tool, keys: Path, tmp_path: Path) -> None:
     payload = put(tmp_path, draft_v1().build())
     (keys / "noise.pem").write_text("noise")

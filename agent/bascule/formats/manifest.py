@@ -69,6 +69,8 @@ class Limits:
         operations: in the whole payload.
         extents: in the whole payload, sources and targets together.
         signatures: bytes of one ``Signatures`` message.
+        blocks: of all images, old and new together; who carries operations out needs 4 to 8 bytes of
+            memory for each.
     """
 
     manifest: int = 64 << 20
@@ -76,6 +78,7 @@ class Limits:
     operations: int = 1 << 17
     extents: int = 1 << 19
     signatures: int = 64 << 10
+    blocks: int = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)

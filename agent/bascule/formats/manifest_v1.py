@@ -53,7 +53,8 @@ def read(raw: bytes, *, metadata: bytes, size: int | None, limits: Limits) -> Ma
         message.ParseFromString(raw)
     except DecodeError as error:
         raise ManifestError(f"not a protobuf: {error}") from None
-    reader = _Reader(rules.block_size(message), rules.Blobs(limits, len(metadata), size))
+    blobs = rules.Blobs(limits, len(metadata), size)
+    reader = _Reader(rules.block_size(message), blobs, rules.Images(limits))
     new = rules.info(message, "new_partition_info", USR)
     if new is None:
         raise PayloadError("the manifest has no new_partition_info")
@@ -81,9 +82,10 @@ def read(raw: bytes, *, metadata: bytes, size: int | None, limits: Limits) -> Ma
 
 
 class _Reader:
-    def __init__(self, block: int, blobs: rules.Blobs) -> None:
+    def __init__(self, block: int, blobs: rules.Blobs, images: rules.Images) -> None:
         self.block = block
         self.blobs = blobs
+        self.images = images
 
     def procedure(self, number: int, message: Any) -> Part:
         kind = int(message.type) if message.HasField("type") else None
@@ -102,7 +104,9 @@ class _Reader:
         blocks = rules.blocks_of(new.size, self.block)
         readable = None if file and old is None else max(new.size, old.size if old else 0)
         cover = rules.Cover()
-        work = rules.Work(blocks, rules.blocks_of(old.size, self.block) if old else 0)
+        before = rules.blocks_of(old.size, self.block) if old else 0
+        self.images.add(name, blocks, before)
+        work = rules.Work(blocks, before)
         found = []
         for message in messages:
             operation = self._operation(message, name, blocks, readable)

@@ -73,7 +73,8 @@ def read(
         raise ManifestError("the manifest names no partition")
     _check_minor(message)
     blobs_offset = len(metadata) + signature_size
-    reader = _Reader(rules.block_size(message), rules.Blobs(limits, blobs_offset, size))
+    blobs = rules.Blobs(limits, blobs_offset, size)
+    reader = _Reader(rules.block_size(message), blobs, rules.Images(limits))
     parts: dict[str, Part] = {}
     for partition in message.partitions:
         part = reader.part(partition)
@@ -120,9 +121,10 @@ def _text(value: bytes, what: str) -> str:
 
 
 class _Reader:
-    def __init__(self, block: int, blobs: rules.Blobs) -> None:
+    def __init__(self, block: int, blobs: rules.Blobs, images: rules.Images) -> None:
         self.block = block
         self.blobs = blobs
+        self.images = images
 
     def part(self, message: Any) -> Part:
         if not message.HasField("partition_name"):
@@ -134,7 +136,9 @@ class _Reader:
         old = rules.info(message, "old_partition_info", name)
         blocks = rules.blocks_of(new.size, self.block)
         cover = rules.Cover()
-        work = rules.Work(blocks, rules.blocks_of(old.size, self.block) if old else 0)
+        before = rules.blocks_of(old.size, self.block) if old else 0
+        self.images.add(name, blocks, before)
+        work = rules.Work(blocks, before)
         found = []
         for each in message.operations:
             operation = self._operation(each, name, blocks, old)

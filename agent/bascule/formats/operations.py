@@ -22,6 +22,7 @@ from bascule.formats.manifest import Extent, Limits, OperationType, PartInfo
 __all__ = [
     "Blobs",
     "Cover",
+    "Images",
     "Work",
     "block_size",
     "blocks_of",
@@ -214,6 +215,23 @@ class Work:
         self._left -= blocks
         if blocks > self._each or self._left < 0:
             raise OperationFailed(f"{what} names {blocks} blocks, too many for images of this size")
+
+
+class Images:
+    """Adds up the blocks of the images that a manifest speaks of."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._left = limits.blocks
+
+    def add(self, name: str, *blocks: int) -> None:
+        """Account for one part's images.
+
+        Raises:
+            ManifestError: too many blocks to keep account of.
+        """
+        self._left -= sum(blocks)
+        if self._left < 0:
+            raise ManifestError(f"{name} has {sum(blocks)} blocks, more than can be accounted for")
 
 
 class Cover:
