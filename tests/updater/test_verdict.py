@@ -138,6 +138,20 @@ def test_updated_clears_the_quarantine_of_its_own_payload_only() -> None:
     assert set(after.quarantine) == {"cd" * 32}
 
 
+@pytest.mark.parametrize(
+    ("version", "stays"),
+    [("3.0.9", False), ("3.1", False), ("3.1.1", True), ("", True), ("x", True)],
+)
+def test_a_blessed_release_supersedes_what_it_replaces(version: str, stays: bool) -> None:
+    """Another payload of the same release, or one that the floor refuses anyhow."""
+    record = quarantine(Record(), "cd" * 32, version=version, kind="boot", reason="r", now=1)
+    after = settle(dataclasses.replace(record, intent=INTENT.as_dict()), Verdict.UPDATED, 2)
+    assert bool(after.quarantine) is stays
+    back = intent(version="2.0", lowers_floor=True)
+    after = settle(dataclasses.replace(record, intent=back.as_dict()), Verdict.UPDATED, 2)
+    assert after.quarantine, "what is newer than a release that one went back to has still failed"
+
+
 @given(
     st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.integers(), st.text(max_size=8)))
 )

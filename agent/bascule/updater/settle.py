@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bascule.engine.ledger import Record
-from bascule.formats.version import newest
+from bascule.formats.version import newest, older
 from bascule.updater.intent import Intent, Phase
 from bascule.updater.verdict import Verdict
 
@@ -46,16 +46,19 @@ def settle(record: Record, verdict: Verdict, now: int) -> Record:
         case Verdict.ON_TRIAL:
             return record
         case Verdict.UPDATED:
+            floor = intent.version if intent.lowers_floor else newest(record.floor, intent.version)
             return dataclasses.replace(
                 record,
                 intent=None,
                 verdict=told,
-                floor=intent.version
-                if intent.lowers_floor
-                else newest(record.floor, intent.version),
+                floor=floor,
                 last_updated=now,
                 releases={**record.releases, intent.target.name: intent.version},
-                quarantine={k: v for k, v in record.quarantine.items() if k != intent.payload},
+                quarantine={
+                    payload: entry
+                    for payload, entry in record.quarantine.items()
+                    if payload != intent.payload and not superseded(entry, intent.version, floor)
+                },
                 prepared={},
                 reboot={},
             )
@@ -106,6 +109,16 @@ def quarantine(
     """
     entry = {"version": version, "kind": kind, "reason": reason, "at": now, "until": 0}
     return dataclasses.replace(record, quarantine={**record.quarantine, payload: entry})
+
+
+def superseded(entry: Mapping[str, Any], blessed: str, floor: str) -> bool:
+    """Whether a quarantined payload is settled by a release that was blessed here.
+
+    Either the same release came as another payload and did well, or the entry is older than the
+    floor, which refuses it anyhow.
+    """
+    version = str(entry.get("version") or "")
+    return bool(version) and (version == blessed or older(version, floor))
 
 
 def sentence(verdict: Verdict, told: Mapping[str, Any], clock_text: str = "") -> str:
