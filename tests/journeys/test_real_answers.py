@@ -224,6 +224,13 @@ def shape_of_settings(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "settings": [sorted(rows[0])]}
 
 
+def shape_of_findings(document: dict[str, Any]) -> dict[str, Any]:
+    """What there is to find is the machine's; here, how one is told."""
+    keys = {"id", "severity", "sentence", "remedy", "repairable"}
+    assert all(keys <= set(finding) for finding in document["findings"])
+    return {"findings": [sorted(keys)]}
+
+
 def compare(name: str, text: str) -> None:
     path = GOLDEN / name
     if os.environ.get("BASCULE_WRITE_GOLDEN"):
@@ -265,6 +272,8 @@ def test_golden_answers(story: Story) -> None:
         document = json.loads(out)
         if words == ["config"]:
             document = shape_of_settings(document)
+        if words == ["doctor"]:
+            document, code = shape_of_findings(document), 0
         whole[name] = {"asked": " ".join(words), "code": code, "answer": masked(story, document)}
     for name, answer in whole.items():
         compare(f"{name}.json", json.dumps(answer, indent=1, ensure_ascii=False) + "\n")
