@@ -28,7 +28,7 @@ cannot use: 8 MiB more, for no gain in speed, as all but the smallest pieces are
 
 
 class ChildErrand:
-    """One running errand. Implements `updater.Errand`."""
+    """One running errand. Implements `errands.Errand`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
