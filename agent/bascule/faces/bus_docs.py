@@ -18,9 +18,12 @@ _DOCS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("job",),
     ),
     "Update": (
-        "Ask the update server and install what it offers. Options: version (s), file (s), "
-        "now (b), no_reboot (b), allow_downgrade (b). polkit: org.bascule.Update1.update; with "
-        "now or allow_downgrade org.bascule.Update1.override.",
+        "Ask the update server and install what it offers. Options: version (s): only this "
+        "release; file (s) and repository (s): from there instead of the server; now (b): go past "
+        "the gates that may be overridden; no_reboot (b): do not reboot by itself afterwards; "
+        "allow_downgrade (b): below the version floor too; force_full (b): no delta; prepare (b): "
+        "write the slot and leave the running one the next boot. polkit: "
+        "org.bascule.Update1.update; with now or allow_downgrade org.bascule.Update1.override.",
         ("options",),
         ("job",),
     ),
@@ -31,7 +34,8 @@ _DOCS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("sentence",),
     ),
     "Rollback": (
-        "Prefer the other slot for the next boot. Options: once (b). "
+        "Prefer the other slot for the next boot. Options: once (b): for one boot; "
+        "no_quarantine (b): the release that is left may come again. "
         "polkit: org.bascule.Update1.rollback.",
         ("options",),
         ("sentence",),
@@ -48,14 +52,17 @@ _DOCS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("sentence",),
     ),
     "Act": (
-        "A further verb: hold, pin, quarantine-clear, doctor-repair and others. "
-        "polkit: org.bascule.Update1.configure, or what the verb needs.",
+        "A further verb: activate, deactivate, doctor-repair, hold, pin, quarantine-clear or "
+        "settle; answers with one sentence. polkit: org.bascule.Update1.configure; update for "
+        "activate, cancel for deactivate, override for quarantine-clear, repair for doctor-repair.",
         ("verb", "options"),
         ("sentence",),
     ),
     "Document": (
-        "A document to read (history, explain, quarantine, plan, list, config, doctor), as JSON "
-        "text whose schema member is 1. Open to everybody.",
+        "A document to read: config, doctor, explain, history, hold, list, pin, plan, quarantine "
+        "or slots, as JSON text whose schema member is 1. Open to everybody, but for plan and "
+        "list, which ask a server (polkit: org.bascule.Update1.check), and for whatever names a "
+        "file or a repository (org.bascule.Update1.update).",
         ("name", "options"),
         ("json",),
     ),

@@ -122,8 +122,8 @@ SHOWN: tuple[Shown, ...] = (
     _s(
         "Verdict",
         lambda s: s.verdict,
-        "The fate of the last update: NOTHING_PENDING, UNFINISHED, WAITING, ON_TRIAL, UPDATED "
-        "or ROLLED_BACK.",
+        "The fate of the last update: NOTHING_PENDING, UNFINISHED, WAITING, ON_TRIAL, UPDATED, "
+        "ROLLED_BACK or WITHDRAWN.",
     ),
     _s("CurrentVersion", lambda s: s.current_version, "The release that is running."),
     _s("NewVersion", lambda s: s.new_version, "The release on offer or installed, or empty."),
@@ -180,7 +180,8 @@ SHOWN: tuple[Shown, ...] = (
         "BlockedBy",
         "aa{sv}",
         lambda view: [dictionary(gate) for gate in view.status.blocked_by],
-        "The gates that hold an update or a reboot back now; empty: none.",
+        "The gates that hold the next step back (the reboot where a release is staged, else the "
+        "update): name, blocks, verdict, reason, evidence, until, override, error; empty: none.",
     ),
     Shown(
         "Warnings",
@@ -210,7 +211,12 @@ SHOWN: tuple[Shown, ...] = (
 
 JOB_SHOWN: tuple[Shown, ...] = (
     Shown("Number", "u", lambda view: view.job.number, "Counts from 1 in the daemon's life."),
-    Shown("Kind", "s", lambda view: view.job.kind, "The verb: check or update."),
+    Shown(
+        "Kind",
+        "s",
+        lambda view: view.job.kind,
+        "What it does: activate, check, ping, prepare or update.",
+    ),
     Shown(
         "State",
         "s",
