@@ -153,6 +153,7 @@ class Circumstances:
             under_way=(status.phase or status.state.name.lower().replace("_", " "))
             if status.state not in (State.IDLE, State.UPDATED_NEED_REBOOT)
             else "",
+            way_back=status.sentence if record.once or record.late else "",
             asked=asked,
             wanted=wanted,
             allow_downgrade=allow_downgrade or settings.policy.allow_downgrade,

@@ -16,6 +16,7 @@ from bascule.updater.gates.facts import Answer, Answered, Budget, Facts, Quarant
 from bascule.updater.hold import Hold
 from bascule.updater.payload_state import PayloadState
 from bascule.updater.pin import Pin, parse_pin
+from bascule.updater.prepared import Prepared
 from bascule.updater.zone import zone
 
 _DETAIL = 300
@@ -34,9 +35,12 @@ def with_record(
     """
     state = PayloadState.from_dict(record.payload_state)
     answer = facts.answer if running else answer_from_record(record)
+    prepared = Prepared.from_dict(record.prepared)
     return replace(
         facts,
         answer=answer,
+        prepared=prepared.payload if prepared is not None else "",
+        prepared_words=prepared.sentence() if prepared is not None else "",
         hold=Hold.from_dict(record.hold),
         pin=pin_from_record(record.pin),
         floor=record.floor,

@@ -17,6 +17,8 @@ SENTENCES: Final[Mapping[str, str]] = {
     "server.disabled": "Checks are off: the server is set to {server!r}.",
     "busy.idle": "No attempt is under way.",
     "busy.under-way": "An attempt is under way: {phase}.",
+    "busy.way-back": "{words}",
+    "busy.prepared": "{words}",
     "busy.staged": "Release {version} is staged already; reboot into it, or take it back with `updatectl cancel`.",
     # ── how far to go
     "mode.apply": "Policy lets updates be installed and the host be rebooted.",

@@ -97,6 +97,8 @@ class Facts:
         staged: the release that the next boot starts, or "".
         next_check: when the server is asked next, 0 where unknown.
         under_way: what an attempt does at this moment, or "".
+        way_back: why the other slot is spoken for, in one sentence: a boot of it, or from it, is meant.
+        prepared: digest of the payload that lies prepared; `prepared_words` says so.
         asked: somebody asked for this update; the schedule does not matter.
         wanted: the only release that will do, or "".
         allow_downgrade: the operator or a setting allows a release below the floor.
@@ -120,6 +122,9 @@ class Facts:
     staged: str = ""
     next_check: int = 0
     under_way: str = ""
+    way_back: str = ""
+    prepared: str = ""
+    prepared_words: str = ""
     asked: bool = False
     wanted: str = ""
     hold: Hold | None = None

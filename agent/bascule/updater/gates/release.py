@@ -68,6 +68,11 @@ def busy(facts: Facts, now: float) -> Gate:
         return blocks(Blocks.UPDATE, "busy.under-way", phase=facts.under_way)
     if facts.staged:
         return blocks(Blocks.UPDATE, "busy.staged", version=facts.staged)
+    if facts.way_back:
+        return blocks(Blocks.UPDATE, "busy.way-back", words=facts.way_back)
+    if facts.prepared and facts.prepared == facts.answer.payload and not facts.asked:
+        # Whoever prepared it said when it boots; the clock does not.
+        return blocks(Blocks.UPDATE, "busy.prepared", words=facts.prepared_words)
     return passes(Blocks.UPDATE, "busy.idle")
 
 
