@@ -7,20 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bascule import __version__
+from bascule import __version__, lean
 from bascule.errors import Exit, OutputLost
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit code. Nothing that an operator can do shows a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] in (["run"], ["errand"]):
-        # structlog imports these wherever it finds them, to print tracebacks in colour: 40 ms and
-        # 5 MB of a daemon that shows none. Not found is what it copes with.
-        for decoration in ("rich", "better_exceptions"):
-            sys.modules.setdefault(decoration, None)  # type: ignore[arg-type]
+    if arguments[:1] == ["run"]:
+        lean.start()
     if arguments[:1] == ["errand"]:
         # The daemon's own child: no parser, and none of what the tools import.
+        lean.plain_tracebacks()
         from bascule.errand import main as errand
 
         return errand()

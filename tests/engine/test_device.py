@@ -382,7 +382,7 @@ def test_a_loop_device_is_held_alone_and_refused_while_mounted(tmp_path: Path) -
 
 
 def test_threads_have_buffers_of_their_own() -> None:
-    assert len(module._buffers.ours) == len(module._buffers.theirs) == PIECE
+    assert len(module._buffers().ours) == len(module._buffers().theirs) == PIECE
 
 
 def test_a_slot_with_nothing_in_common_is_not_read_to_the_end(

@@ -6,7 +6,6 @@ it (``O_DIRECT``), through it where not.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
@@ -37,9 +36,6 @@ _HOPELESS = 8 << 20
 """Bytes without one equal block after which what is there is read only now and then: looking for
 the same again would cost a read of the whole slot to save no write."""
 
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -59,23 +55,36 @@ class Region:
     file: bool = False
 
 
-class _Buffers(threading.local):
-    """Two page-aligned buffers per thread: one for our bytes, one for what is there."""
+class _Buffers:
+    """Two page-aligned buffers: one for our bytes, one for what is there."""
 
     def __init__(self) -> None:
+        import ctypes  # not in the daemon, which writes nothing
+
         self.ours = mmap.mmap(-1, PIECE)
         self.theirs = mmap.mmap(-1, PIECE)
         self._addresses = [
             ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in (self.ours, self.theirs)
         ]
+        self._memcmp = ctypes.CDLL(None).memcmp
+        self._memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
     def equal(self, length: int) -> bool:
         """Whether both begin with the same `length` bytes: `==` of Python would copy one of them
         first, or compare byte by byte."""
-        return bool(_memcmp(*self._addresses, length) == 0)
+        return bool(self._memcmp(*self._addresses, length) == 0)
 
 
-_buffers = _Buffers()
+_threads = threading.local()
+
+
+def _buffers() -> _Buffers:
+    """This thread's own."""
+    try:
+        found: _Buffers = _threads.buffers
+    except AttributeError:
+        found = _threads.buffers = _Buffers()
+    return found
 
 
 class Device:
@@ -241,12 +250,13 @@ class Device:
 
     def _update_piece(self, offset: int, piece: memoryview, block: int) -> int:
         # Aligned memory, from which a run can be written as it is.
-        _buffers.ours[: len(piece)] = piece
+        buffers = _buffers()
+        buffers.ours[: len(piece)] = piece
         runs = list(self._differing(offset, len(piece), block))
         direct = self._direct is not None and len(runs) <= _DIRECT_RUNS
         for start, end in runs:
             aligned = direct and start % ALIGNMENT == 0
-            self._write(offset + start, memoryview(_buffers.ours)[start:end], aligned)
+            self._write(offset + start, memoryview(buffers.ours)[start:end], aligned)
         if runs:
             self.dirty = True
         return sum(end - start for start, end in runs)
@@ -256,14 +266,15 @@ class Device:
             self._apart += length
             yield (0, length)
             return
-        ours, theirs = _buffers.ours, _buffers.theirs
+        buffers = _buffers()
+        ours, theirs = buffers.ours, buffers.theirs
         try:
             self._peek(offset, memoryview(theirs)[:length])
         except StorageError:
             # An unreadable block may well take a write; the read-back has the last word.
             yield (0, length)
             return
-        if _buffers.equal(length):
+        if buffers.equal(length):
             self._apart = 0
             return
         known = _unequal(memoryview(ours)[:length], memoryview(theirs)[:length], block)

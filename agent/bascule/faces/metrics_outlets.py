@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -133,6 +132,8 @@ def write_textfile(path: Path, page: str) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
+    import tempfile  # brings shutil and three decoders: not into a daemon that writes no file
+
     temporary = ""
     try:
         # Not a name that ends in .prom: node_exporter would read the unfinished file.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bascule.engine.coordination.interface import RebootCoordinator
 from bascule.errors import SettingsError
+
+if TYPE_CHECKING:
+    import ssl
 
 STRATEGIES = ("off", "reboot", "etcd-lock", "fleetlock", "command")
 
@@ -28,6 +31,8 @@ class Credentials:
 
     def tls(self) -> ssl.SSLContext:
         """A context that checks the server. Raises SettingsError for files that cannot be used."""
+        import ssl  # 4 MB that the idle daemon does without
+
         try:
             context = ssl.create_default_context(cafile=self.ca_file or None)
             if self.certificate:

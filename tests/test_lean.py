@@ -1,0 +1,131 @@
+"""What processes load at their start, counted in modules, and that nothing is missing later."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+DAEMON = """
+import json, sys
+from bascule import lean
+lean.start()
+import bascule.daemon, bascule.engine.layout, bascule.engine.boot.gpt
+print(json.dumps([name for name, module in sys.modules.items() if module is not None]))
+"""
+ERRAND = """
+import json, sys
+from bascule import lean
+lean.plain_tracebacks()
+import bascule.errand
+print(json.dumps([name for name, module in sys.modules.items() if module is not None]))
+"""
+CLI = """
+import json, sys
+import bascule.faces.cli, bascule.faces.cli.verbs
+print(json.dumps([name for name, module in sys.modules.items() if module is not None]))
+"""
+TLS = """
+import sys
+from bascule import lean
+EARLY = sys.argv[2] == "early"
+if EARLY:
+    import ssl
+lean.start()
+import asyncio, asyncio.sslproto
+assert ("ssl" in sys.modules) == EARLY, "asyncio has loaded ssl"
+lean.start()
+import hashlib
+assert hashlib.sha256(b"abc").hexdigest().startswith("ba7816bf")
+
+async def main():
+    import ssl, trustme
+    authority = trustme.CA()
+    here = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(here)
+    there = ssl.create_default_context()
+    authority.configure_trust(there)
+
+    async def answer(reader, writer):
+        writer.write(await reader.readline())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=here)
+    port = server.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=there)
+    writer.write(b"through tls\\n")
+    assert await reader.readline() == b"through tls\\n"
+    writer.close()
+    server.close()
+    from bascule.engine.coordination.registry import Credentials
+    assert isinstance(Credentials().tls(), ssl.SSLContext)
+
+asyncio.run(main())
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "agent",
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded(code: str) -> set[str]:
+    return set(json.loads(run(code)))
+
+
+HEAVY = {
+    "aiohttp", "cryptography", "google", "gnupg", "brotli", "backports", "defusedxml", "rich",
+    "better_exceptions", "yaml", "jeepney", "unittest", "multiprocessing",
+}  # fmt: skip
+DECODERS = {"lzma", "bz2", "shutil", "tempfile", "ctypes", "ssl", "_ssl", "_hashlib"}
+
+
+def tops(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+def test_the_idle_daemon_loads_what_it_needs_while_it_waits() -> None:
+    """30 MB are few: one careless import at the top of a module costs more than a feature."""
+    modules = loaded(DAEMON)
+    assert not tops(modules) & (HEAVY | DECODERS)
+    for room in ("stream", "apply", "fetch", "transport", "openpgp", "decode", "verify"):
+        assert f"bascule.engine.{room}" not in modules
+    for room in ("hands", "errand", "tools.payload", "updater.attempt", "faces.cli"):
+        assert f"bascule.{room}" not in modules
+    assert len(modules) < 370
+
+
+def test_an_errand_begins_without_what_only_some_errands_need() -> None:
+    """It asks first; most answers are "nothing new"."""
+    modules = loaded(ERRAND)
+    assert not tops(modules) & (HEAVY - {"multiprocessing"})
+    assert "bascule.engine.stream" not in modules
+    assert len(modules) < 300
+
+
+def test_updatectl_loads_little() -> None:
+    """A command that is typed often starts in a blink."""
+    modules = loaded(CLI)
+    assert not tops(modules) & (HEAVY | {"ssl", "asyncio", "structlog", "dbus_fast"})
+    assert not any(name.startswith(("bascule.engine", "bascule.updater")) for name in modules)
+    assert len(modules) < 120
+
+
+@pytest.mark.parametrize("when", ["late", "early"])
+def test_tls_works_after_a_lean_start(when: str) -> None:
+    """asyncio was imported without `ssl`, and gets it with the first import of `ssl`."""
+    pytest.importorskip("trustme")
+    run(TLS, when)
