@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from node import BIN, Node
+from node import BIN, Node, tool
 from publisher import Site
 
 MakeNode = Callable[..., Node]
@@ -173,3 +173,24 @@ def test_kills_while_activating(site: Site, make_node: MakeNode, after: float) -
     assert node.slot_bytes("B", two.stat().st_size) == two.read_bytes()
     assert node.finish_boot()
     assert node.status()["verdict"] == "UPDATED"
+
+
+def test_a_damaged_copy_of_the_table_is_mended_before_the_first_byte_and_told(
+    site: Site, make_node: MakeNode
+) -> None:
+    site.publish("2.0.0")
+    node = make_node()
+    node.power_on()
+    with node.disk.open("r+b") as disk:
+        disk.seek(-512, os.SEEK_END)
+        disk.write(b"not a table")
+    well(node.updatectl("prepare"))
+    assert "is prepared" in " ".join(
+        json.loads(well(node.updatectl("explain", "--json")))["sentences"]
+    )
+    entries = json.loads(well(node.updatectl("history", "--json")))["history"]
+    mended = [e for e in entries if e["kind"] == "boot-repaired"]
+    assert len(mended) == 1 and "backup" in mended[0]["facts"]["what"]
+    assert any(e["kind"] == "prepared" for e in entries)
+    checked = subprocess.run([tool("sgdisk"), "-v", str(node.disk)], capture_output=True, text=True)
+    assert "No problems found" in checked.stdout
