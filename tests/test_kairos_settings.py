@@ -63,6 +63,7 @@ def test_kairos_wins_over_flatcars_files(tmp_path: Path) -> None:
 
 def test_a_file_that_is_silent_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path, "oem/01_other.yaml", "#cloud-config\nhostname: kairos-{{ random }}\n")
+    write(tmp_path, "oem/03_template.yaml", "install: {device: {{ .kairos }}}\n")
     write(tmp_path, "oem/02.yaml", "kairos:\n  upgrade: {schedule: '@daily'}\n")
     settings = load(tmp_path)
     assert "policy.mode" not in settings.origins

@@ -230,7 +230,8 @@ class Daemon:
         """Show what an operator should look at: in status, on the bus, at login."""
         orders, now = self.updater.read_orders(), time.time()
         checked = self.updater.status.last_checked
-        stale = orders.enabled and is_stale(checked, self._begun, orders.stale_after, now)
+        asks = orders.enabled and orders.mode != "none"
+        stale = asks and is_stale(checked, self._begun, orders.stale_after, now)
         warnings = []
         if self.settings_error is not None:
             warnings.append(f"{self.settings_error} The last good settings stay in force.")

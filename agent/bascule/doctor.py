@@ -16,7 +16,7 @@ from bascule.circumstances import Circumstances
 from bascule.config_check import problems
 from bascule.engine import checkup
 from bascule.engine.checkpoint import CheckpointStore
-from bascule.engine.findings import DOCTOR, ERROR, NOTE, WARNING, Finding
+from bascule.engine.findings import DOCTOR, ERROR, WARNING, Finding
 from bascule.engine.stream import Announced, resume_identity
 from bascule.engine.table import DiskTable
 from bascule.engine.units import units
@@ -41,16 +41,8 @@ async def examine(assembly: Assembly, *, alone: bool = False) -> list[Finding]:
 
 
 async def document(assembly: Assembly) -> dict[str, Any]:
-    """The document ``doctor``."""
-    found = await examine(assembly)
-    wrong = [f for f in found if f.severity != NOTE]
-    lines = [f"{f.severity}: {f.sentence}\n    {f.remedy}" for f in found]
-    head = "No damage was found." if not wrong else f"{_count(wrong)} found."
-    return {
-        "sentences": [head, *(part for line in lines for part in line.split("\n"))],
-        "findings": [f.as_dict() for f in found],
-        "ok": not wrong,
-    }
+    """The findings, as `engine.findings.report` takes them."""
+    return {"findings": [finding.as_dict() for finding in await examine(assembly)]}
 
 
 async def repair(assembly: Assembly) -> dict[str, Any]:
@@ -70,12 +62,6 @@ async def repair(assembly: Assembly) -> dict[str, Any]:
             failed.append(f"{finding.id} could not be repaired: {error}")
     sentence = " ".join(repaired + failed) or "There is nothing to repair."
     return {"sentence": sentence, "repaired": repaired, "failed": failed}
-
-
-def _count(found: list[Finding]) -> str:
-    errors = sum(f.severity == ERROR for f in found)
-    parts = [(errors, "error"), (len(found) - errors, "warning")]
-    return " and ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in parts if n)
 
 
 def _examine(assembly: Assembly, alone: bool) -> list[Finding]:

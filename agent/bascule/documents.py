@@ -7,13 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bascule.engine.findings import ERROR, Finding
+from bascule.engine.findings import ERROR, Finding, report
 from bascule.engine.history import Verification
 from bascule.errors import Busy, UsageError, from_dict
 from bascule.settings import SECRETS
 from bascule.updater.estimate import Estimate, estimate, rates
 from bascule.updater.gates import Answer, Answered, Gate, blocking
 from bascule.updater.preview import plan_sentences
+from bascule.updater.status import State
 from bascule.updater.steering import Actor
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ HISTORY_MOST = 10_000
 
 PLAN_OPTIONS = frozenset({"version", "file", "repository", "allow_downgrade", "force_full"})
 LIST_OPTIONS = frozenset({"file", "repository"})
+
+MOST_WAITING = 4
+"""Callers that may wait for a child at the same time."""
 
 RATED = 500
 """Records of history among which rates are looked for."""
@@ -44,6 +48,7 @@ class Documents:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._asking = asyncio.Lock()
+        self._waiting = 0
         daemon.updater.documents.update(
             {
                 "config": self._config,
@@ -59,8 +64,18 @@ class Documents:
         """Ask a child, which may import and read what the daemon must not; one at a time.
 
         Raises:
+            Busy: too many wait for such an answer; each costs a process.
             ErrandCrashed: it ended without an answer; or whatever it met.
         """
+        if self._waiting >= MOST_WAITING:
+            raise Busy("others are asking the same kind of thing")
+        self._waiting += 1
+        try:
+            return await self._ask(kind, options)
+        finally:
+            self._waiting -= 1
+
+    async def _ask(self, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         async with self._asking:
             child = await self._daemon.launch({"kind": kind, "options": dict(options)})
             end: Mapping[str, Any] = {}
@@ -82,6 +97,10 @@ class Documents:
         records = await asyncio.to_thread(daemon.assembly.history().read, RATED)
         known = rates(records)
         release = found.get("release")
+        status = daemon.updater.status
+        if release and status.state is State.UPDATED_NEED_REBOOT:
+            busy = Busy(f"{status.sentence} Reboot, or take it back with `updatectl cancel`.")
+            found["refused"] = busy.as_dict()
         time_: Estimate | None = None
         gates: list[Gate] = []
         if release:
@@ -117,15 +136,12 @@ class Documents:
         daemon = self._daemon
         daemon.reread()
         found = await self._inquire("doctor", _known(options, frozenset()))
+        findings = list(found["findings"])
         error = daemon.settings_error
         if error is not None:
-            told = Finding(
-                error.id, ERROR, f"{error} The last good settings stay in force.", error.remedy
-            )
-            found["sentences"] += [f"{told.severity}: {told.sentence}", f"    {told.remedy}"]
-            found["findings"].append(told.as_dict())
-            found["ok"] = False
-        return found
+            told = f"{error} The last good settings stay in force."
+            findings.append(Finding(error.id, ERROR, told, error.remedy).as_dict())
+        return report(findings)
 
     async def _repair(self, options: Mapping[str, Any], actor: Actor) -> str:
         daemon = self._daemon
@@ -170,7 +186,9 @@ class Documents:
                 "verify": dataclasses.asdict(found),
                 "whole": found.flaw is None,
             }
-        wish = int(options.get("last") or options.get("limit") or HISTORY_DEFAULT)
+        wish = options.get("last") or options.get("limit") or HISTORY_DEFAULT
+        if not isinstance(wish, int):
+            raise UsageError(f"{wish!r} is not a number of records")
         records = await asyncio.to_thread(history.read, max(1, min(wish, HISTORY_MOST)))
         return {"history": records}
 

@@ -703,7 +703,8 @@ def kairos_layers(root: Path, notes: list[str]) -> list[tuple[str, Mapping[str, 
     told: list[tuple[str, bytes]] = []
     for path in files[:_KAIROS_FILES]:
         body = _read(path)
-        if body is not None and b"kairos" in body:
+        # Other programs' templates live there too: a file is read as YAML only where it must be.
+        if body is not None and b"kairos" in body and b"upgrade" in body:
             told.append((str(path), body))
     if not told:
         return []

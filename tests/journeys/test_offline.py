@@ -67,7 +67,9 @@ def test_a_stick_by_a_relative_path(site: Site, make_node: MakeNode, tmp_path: P
     assert node.reboot() == "B"
     assert node.finish_boot()
     assert node.release() == "2.0.0"
-    assert in_folder(node, tmp_path, "update", "--file", str(stick)).returncode == 6
+    assert (
+        in_folder(node, tmp_path / "media", "update", "--repository", "./a stick").returncode == 6
+    )
 
 
 def test_a_folder_in_the_servers_place(site: Site, make_node: MakeNode) -> None:
@@ -88,6 +90,8 @@ def test_any_web_server_will_do(site: Site, make_node: MakeNode, web: str) -> No
     node = make_node(settings=OFFLINE)
     node.power_on()
     assert json.loads(node.updatectl("plan", "--json").stdout)["release"] is None
+    (row,) = json.loads(node.updatectl("list", "--file", web, "--json").stdout)["releases"]
+    assert row["install"] and row["from"] == web
     done = node.updatectl("update", "--repository", web)
     assert done.returncode == 0, done.stdout + done.stderr
     assert node.slot_bytes("B", two.stat().st_size) == two.read_bytes()

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bascule.errors import UsageError
 from node import Node
 from publisher import Site
 
@@ -49,6 +52,8 @@ def test_a_plan_knows_gates_rates_and_refusals(site: Site, make_node: MakeNode) 
     node = make_node()
     node.power_on()
     assert node.updatectl("update").returncode == 0
+    plan = asked(node, "plan")
+    assert plan["refused"]["id"] == "busy" and "updatectl cancel" in plan["refused"]["message"]
     assert node.reboot() == "B"
     assert node.finish_boot()
     site.publish("3.0.0")
@@ -107,3 +112,22 @@ def test_a_list_says_why_not(site: Site, make_node: MakeNode, tmp_path: Path) ->
     assert not row["install"] and "pin" in row["why_not"]
     assert site.events() == []
     assert "2.0.0" in node.updatectl("list").stdout
+
+
+def test_odd_wishes_are_the_callers_mistake(site: Site, make_node: MakeNode) -> None:
+    from bascule.faces.bus_client import BusClient, options
+
+    node = make_node()
+    node.power_on()
+    client = BusClient(node.bus, "org.bascule.Update1", interactive=False)
+    path, interface = "/org/bascule/Update1", "org.bascule.Update1"
+    for name, wish in (
+        ("history", {"last": "many"}),
+        ("plan", {"nonsense": True}),
+        ("list", {"version": "1"}),
+        ("list", {"file": "relative"}),
+        ("doctor", {"deep": True}),
+    ):
+        with pytest.raises(UsageError):
+            client.call(path, interface, "Document", "sa{sv}", (name, options(wish)))
+    client.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,3 +41,22 @@ class Finding:
 
 DOCTOR = "`updatectl doctor --repair` does it."
 """The remedy of whatever can be repaired."""
+
+
+def report(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The document ``doctor``.
+
+    Args:
+        findings: in the form of `Finding.as_dict`.
+    """
+    errors = sum(f["severity"] == ERROR for f in findings)
+    warnings = sum(f["severity"] == WARNING for f in findings)
+    counted = [
+        f"{count} {word}{'s' if count > 1 else ''}"
+        for count, word in ((errors, "error"), (warnings, "warning"))
+        if count
+    ]
+    sentences = [f"{' and '.join(counted)} found." if counted else "No damage was found."]
+    for finding in findings:
+        sentences += [f"{finding['severity']}: {finding['sentence']}", f"    {finding['remedy']}"]
+    return {"sentences": sentences, "findings": list(findings), "ok": not counted}

@@ -57,7 +57,7 @@ def _source(args: argparse.Namespace) -> dict[str, Any]:
     path = absolute(args.file)
     if path and Path(path).is_dir():
         return {"repository": path}
-    return {"file": path, "repository": args.repository}
+    return {"file": path, "repository": absolute(args.repository)}
 
 
 def _view(session: Session, *, quiet: bool = False) -> View:

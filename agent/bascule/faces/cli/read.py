@@ -176,7 +176,12 @@ def plan(session: Session, args: argparse.Namespace) -> int:
 
 
 def absolute(path: str | None) -> str | None:
-    """The daemon works in another folder than the one where the command was typed."""
+    """The daemon works in another folder than the one where the command was typed.
+
+    An address stays as it is.
+    """
+    if path and path.startswith(("http://", "https://", "file:")):
+        return path
     try:
         return str(Path(path).absolute()) if path else None
     except OSError as error:
