@@ -143,6 +143,15 @@ def rules(says: Says) -> None:
         says |= s.says
 
 
+def in_steps(says: Says) -> None:
+    """Prepare, activate, deactivate."""
+    with stage() as s:
+        s.site.publish("2.0.0")
+        s.node.power_on()
+        s.run("prepared", "updatectl prepare --quiet", "updatectl activate", "updatectl slots")
+        says |= s.says
+
+
 def a_bad_release(says: Says) -> None:
     """Installs well, does not boot healthy, comes back."""
     with stage() as s:
@@ -197,7 +206,7 @@ def no_update(says: Says) -> None:
         says |= s.says
 
 
-STORIES = (a_good_day, rules, a_bad_release, no_update)
+STORIES = (a_good_day, rules, in_steps, a_bad_release, no_update)
 
 
 # ── the pictures ─────────────────────────────────────────────────────────────────────────────
