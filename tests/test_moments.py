@@ -378,6 +378,23 @@ async def test_it_is_given_up_even_if_nothing_can_be_written_down(
     assert story.node.reboot_requested
 
 
+@pytest.mark.parametrize("other", ["good", "empty"])
+async def test_a_lost_ledger_keeps_no_sick_boot_up(
+    story: Story, time: FakeTime, other: str
+) -> None:
+    """The table says that it is on trial."""
+    story.on_trial("broken")
+    (story.node.state / "ledger.json").write_bytes(b"{ torn")
+    if other == "empty":
+        story.table("A", 0, 0, 0)
+    with pytest.raises(Unhealthy):
+        await health(NOW, assembly(story), time.clocks)
+    done = await deadman_switch(NOW, assembly(story), time.clocks)
+    assert done["action"] == ("reboot" if other == "good" else "stay")
+    assert "10-application failed" in done["said"]
+    assert story.node.reboot_requested is (other == "good")
+
+
 async def test_where_logind_is_silent_the_reboot_is_forced(
     story: Story, time: FakeTime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

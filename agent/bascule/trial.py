@@ -72,9 +72,12 @@ class Boot:
 
     @property
     def unproven(self) -> bool:
-        """Whether the running slot is the one that was installed last, and nobody blessed it."""
-        ours = self.intent is not None and self.intent.target is self.backend.booted
-        return ours and not self.good
+        """Whether nobody has blessed the running slot, which is therefore given up if it ails.
+
+        The table decides, not the ledger, which may be lost. A boot of the other slot for once is
+        unblessed too, and is none of that.
+        """
+        return not self.good and self.verdict is not Verdict.WAITING and not self.record.once
 
 
 def look(assembly: Assembly) -> Boot:
