@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import sys
 import threading
@@ -427,11 +428,14 @@ def main() -> int:
     with ThreadPoolExecutor(jobs) as pool:
         rows = list(pool.map(lambda scenario: runner.scenario(*scenario), asked))
     print(table(rows))
+    # What this would take on a host that does nothing else is the CPU time over the cores.
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     failed = [row for row in rows if row.result.startswith("FAILED")]
     print(
         f"\nQEMU with {accelerator[1].upper()}, {jobs} machines at a time on {cores} cores: "
         f"{len(rows) - len(failed)} of {len(rows)} as promised, "
-        f"{sum(row.boots for row in rows)} boots, {time.monotonic() - began:.0f} s in all"
+        f"{sum(row.boots for row in rows)} boots, {time.monotonic() - began:.0f} s in all, "
+        f"{used.ru_utime + used.ru_stime:.0f} s of CPU"
     )
     if not failed and not options.keep:
         shutil.rmtree(runner.folder, ignore_errors=True)
