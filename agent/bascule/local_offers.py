@@ -118,8 +118,9 @@ def remember(ledger: Ledger, found: Found, now: float, *, configured: bool) -> s
 
     def change(record: Record) -> Record:
         if found.signer and found.serial > serials(record).get(found.where, -1):
-            kept = {**record.repositories, found.where: {"serial": found.serial, "at": int(now)}}
-            newest = sorted(kept.items(), key=lambda item: int(item[1].get("at") or 0))
+            kept = {k: v for k, v in record.repositories.items() if isinstance(v, dict)}
+            kept[found.where] = {"serial": found.serial, "at": int(now)}
+            newest = sorted(kept.items(), key=_time)
             record = replace(record, repositories=dict(newest[-REMEMBERED:]))
         if configured:
             record = replace(
@@ -132,3 +133,8 @@ def remember(ledger: Ledger, found: Found, now: float, *, configured: bool) -> s
 
     ledger.update(change)
     return words
+
+
+def _time(item: tuple[str, Mapping[str, Any]]) -> int:
+    at = item[1].get("at")
+    return at if isinstance(at, int) else 0
