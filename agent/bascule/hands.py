@@ -251,6 +251,7 @@ class RealHands:
                 observer=self._observe,
                 workers=self._assembly.workers,
                 lacking=lacking_packages(offer, settings.postinst.packages),
+                not_before=None if plan.downgrade else self._assembly.host.built or None,
             )
         finally:
             await budget.settle()

@@ -43,6 +43,26 @@ def test_a_flatcar_host(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "built"),
+    [
+        ("2024-08-12-1740", 1_723_484_400),
+        ('"2024-08-12-1740"', 1_723_484_400),
+        ("20240812.1740", 1_723_484_400),
+        ("2024-08-12T17:40Z", 1_723_484_400),
+        ("2024-08-12", 1_723_420_800),
+        ("rolling", 0),
+        ("2024-13-40-9999", 0),
+        ("1999999999", 0),
+        ("0001-01-01", 0),
+        ("", 0),
+    ],
+)
+def test_when_the_running_release_was_built(text: str, built: int, root: Path) -> None:
+    write(root, "etc/os-release", f"ID=flatcar\nBUILD_ID={text}\n")
+    assert read_host(root).built == built
+
+
 def test_the_administrators_file_wins(root: Path) -> None:
     write(root, "etc/flatcar/update.conf", "FLATCAR_RELEASE_VERSION=0.0.0\n")
     assert read_host(root).version == "0.0.0"

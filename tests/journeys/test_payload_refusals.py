@@ -105,6 +105,25 @@ def test_a_release_without_a_package_that_the_host_needs_is_refused(
     assert node.flags("B")[0] == 0
 
 
+def test_a_release_built_before_the_running_one_is_refused(site: Site, make_node: MakeNode) -> None:
+    two = site.image("2.0.0", mib=1)
+    arguments = ("--major", "2", "--max-timestamp", "1700000000")
+    payload = site.payload(two, "2.0.0", *arguments)
+    site.mock("publish", str(site.served), "--payload", str(payload), "--version", "2.0.0")
+    node = make_node()
+    (node.root / "etc/os-release").write_text('BUILD_ID="2024-08-12-1740"\n')
+    node.power_on()
+    done = node.updatectl("update", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert error["number"] == 51, done.stdout
+    assert node.flags("B")[0] == 0
+    done = node.updatectl("update", "--now", "--allow-downgrade")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert node.updatectl("deactivate").returncode == 0
+    done = node.updatectl("activate")
+    assert done.returncode == 0, "what was allowed when it was prepared is allowed: " + done.stderr
+
+
 @pytest.fixture
 def openpgp(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A publisher's GnuPG home and the fingerprint of its key."""
@@ -148,6 +167,15 @@ def test_a_digest_list_proves_a_payload_from_a_server_and_from_a_stick(
     assert stick.updatectl("update", "--file", str(bare)).returncode == refused.returncode
     done = stick.updatectl("update", "--file", str(payload))
     assert done.returncode == 0, done.stdout + done.stderr
+    # What proved it once proves it again, without the stick.
+    for gone in (payload, listed):
+        gone.rename(gone.with_name(gone.name + ".away"))
+    assert stick.updatectl("deactivate").returncode == 0
+    done = stick.updatectl("activate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stick.flags("B")[1] == 1
+    for gone in (payload, listed):
+        gone.with_name(gone.name + ".away").rename(gone)
     stick.power_off()
 
     site.mock("publish", str(site.served), "--payload", str(payload), "--version", "2.0.0")

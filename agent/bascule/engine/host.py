@@ -6,6 +6,7 @@ Sources: Flatcar's release and configuration files (reference flatcar.md 2.2, 6.
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import re
@@ -24,6 +25,7 @@ RELEASE_FILES = (
 OEM_FILES = ("etc/oem-release", "usr/share/oem/oem-release")
 OS_RELEASE_FILES = ("etc/os-release", "usr/lib/os-release")
 
+_BUILD_ID = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:[-.T ]?(\d\d):?(\d\d)Z?)?", re.ASCII)
 _LIMIT = 64 << 10
 _BOARDS = {"x86_64": "amd64-usr", "aarch64": "arm64-usr"}
 
@@ -39,6 +41,7 @@ class Host:
         machine_id: 32 hexadecimal digits.
         boot_id: a UUID, no braces.
         oem, oem_version: as the OEM's release file says.
+        built: unix seconds when the running release was built; 0 where it does not say.
     """
 
     version: str
@@ -48,6 +51,7 @@ class Host:
     boot_id: str
     oem: str = ""
     oem_version: str = ""
+    built: int = 0
 
 
 def read_host(
@@ -71,6 +75,7 @@ def read_host(
         boot_id=_word(root / "proc/sys/kernel/random/boot_id"),
         oem=lookup(root, "ID", OEM_FILES),
         oem_version=lookup(root, "VERSION_ID", OEM_FILES),
+        built=_built(lookup(root, "BUILD_ID", OS_RELEASE_FILES)),
     )
 
 
@@ -89,6 +94,20 @@ def _os_version(root: Path) -> str:
         if found:
             return found
     return ""
+
+
+def _built(build_id: str) -> int:
+    """os-release's BUILD_ID, free text in general: a date and time in UTC as Flatcar and others have
+    it (``2024-08-12-1740``, ``20240812.1740``), or a date alone; 0 for anything else."""
+    match = _BUILD_ID.fullmatch(build_id.strip())
+    if match is None:
+        return 0
+    year, month, day, hour, minute = (int(part or 0) for part in match.groups())
+    try:
+        moment = datetime.datetime(year, month, day, hour, minute, tzinfo=datetime.UTC)
+    except ValueError:
+        return 0
+    return max(0, int(moment.timestamp()))
 
 
 def _word(path: Path) -> str:

@@ -194,7 +194,8 @@ async def install(
         workers: threads that decode and write.
         lacking: extra packages that this host needs and the offer has not; told together with
             every other shortfall.
-        not_before: unix seconds; a payload whose ``max_timestamp`` is older is refused.
+        not_before: unix seconds; a payload whose ``max_timestamp`` is older is refused. One that
+            has none is not: major 1 knows no such field.
         limits: see `formats.manifest.Limits`.
         clock: seconds, monotonic.
         budget: bytes in flight.
@@ -445,7 +446,10 @@ class _Installation:
         if RSA in self.require and not self.any_of and manifest.signatures_offset is None:
             raise SignatureMissing
         stamp = manifest.max_timestamp
-        if self.not_before is not None and stamp is not None and stamp < self.not_before:
+        # A partial update is judged by each part's own version (reference payload_v2.md 1.8).
+        if manifest.partial or self.not_before is None or stamp is None:
+            return
+        if stamp < self.not_before:
             raise TimestampTooOld(f"built at {stamp}, the running release at {self.not_before}")
 
     def _needed(self, manifest: Manifest) -> list[str]:

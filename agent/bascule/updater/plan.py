@@ -22,6 +22,7 @@ class InstallPlan:
         target: the slot that will be written; `origin` the one that runs, and stays.
         running: the running release.
         url_index: the address to begin with (reference 3.5).
+        downgrade: an older build is welcome: the operator said so, or the settings always do.
         lowers_floor: an explicit downgrade; the version floor follows it down once it is blessed.
     """
 
@@ -32,6 +33,7 @@ class InstallPlan:
     running: str
     lowers_floor: bool
     url_index: int = 0
+    downgrade: bool = False
 
 
 def lacking_packages(offer: Offer, needed: Sequence[str]) -> list[str]:
@@ -83,4 +85,6 @@ def make_plan(
     below = older(offer.version, record.floor)
     if below and not allow_downgrade:
         raise BelowFloor(f"{offer.version} is older than {record.floor}", floor=record.floor)
-    return InstallPlan(attempt, offer, booted.other, booted, running, below)
+    return InstallPlan(
+        attempt, offer, booted.other, booted, running, below, downgrade=allow_downgrade
+    )
