@@ -42,10 +42,10 @@ def release_header(version: str, app: str = "ok") -> bytes:
 
 def tool(name: str) -> str:
     """A program that may live in an sbin directory which is not on PATH."""
-    for directory in [*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin"]:
-        if directory and (Path(directory) / name).exists():
-            return str(Path(directory) / name)
-    raise FileNotFoundError(name)
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if found is None:
+        raise FileNotFoundError(name)
+    return found
 
 
 @dataclass
