@@ -7,11 +7,13 @@ import base64
 import hashlib
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
 
 from bascule.engine import digest, openpgp
+from bascule.engine.apply import Applier
 from bascule.engine.checkpoint import MAX_RESUMES
 from bascule.engine.device import Region
 from bascule.engine.openpgp import SignedDigests
@@ -679,3 +681,46 @@ async def test_memory_flushes_and_progress_are_bounded_and_told(tmp_path: Path) 
     assert stats.written + stats.skipped == len(what.new["usr"])
     assert [p.bytes_done for p in told] == sorted(p.bytes_done for p in told)
     assert told[-1].bytes_done == told[-1].bytes_total == len(what.data)
+
+
+async def test_no_disk_runs_away_from_a_record_that_is_slow_to_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill loses what is not recorded: two intervals and what is in flight, however slow it is."""
+    blocks, interval, budget = 16, 4 * 65536, 2 * 65536
+    draft = draft_v1(kernel=False)
+    image = random.Random(1).randbytes(64 * blocks * 4096)
+    del draft.manifest.partition_operations[:]
+    draft.operations, draft.blobs = [], []
+    for number in range(64):
+        operation = draft.manifest.partition_operations.add(type=0)
+        operation.dst_extents.add(start_block=number * blocks, num_blocks=blocks)
+        draft.operations.append(operation)
+        draft.blobs.append(image[number * blocks * 4096 : (number + 1) * blocks * 4096])
+    draft.settle()
+    info = draft.manifest.new_partition_info
+    info.size, info.hash = len(image), hashlib.sha256(image).digest()
+    data = draft.build()
+
+    unrecorded: list[int] = []
+    sync = Applier._sync
+
+    def slow(self: Applier, prefix: int) -> None:
+        before = self.durable
+        time.sleep(0.03)
+        unrecorded.append(self.prefix + len(self._done) - before)
+        sync(self, prefix)
+
+    monkeypatch.setattr(Applier, "_sync", slow)
+    place = SlotFiles(tmp_path, old={}, new={"usr": image})
+    installed = await place.install(
+        Bytes(data, chunk=65536),
+        built_keys(),
+        announced=announced(data),
+        interval=interval,
+        budget=budget,
+    )
+    await place.verify(installed)
+    assert len(unrecorded) >= 5
+    # In operations of 64 KiB: two intervals, the budget, one behind each of them.
+    assert max(unrecorded) <= 4 + 4 + 2 + 3
