@@ -236,6 +236,19 @@ async def test_a_restart_keeps_what_is_prepared(bench: Bench) -> None:
     assert bench.staged == before + 1
 
 
+async def test_what_a_cut_left_behind_goes_on_by_itself_unless_it_is_taken_back(
+    bench: Bench,
+) -> None:
+    await bench.do("update")
+    record = bench.host.ledger.read()
+    bench.host.ledger.set(prepared={**record.prepared, "asked": False})
+    await bench.do("deactivate")
+    assert bench.host.ledger.read().prepared["asked"] is True
+    bench.host.ledger.set(prepared={**record.prepared, "asked": False})
+    await bench.reboot()
+    assert "the next check goes on with it" in bench.sentence
+
+
 async def test_unknown_options(bench: Bench) -> None:
     await refused(UsageError, bench, "update", shiny=True)
     await refused(UsageError, bench, "rollback", shiny=True)

@@ -98,7 +98,7 @@ class Keepsake:
     @property
     def exists(self) -> bool:
         """Whether something is kept."""
-        return self._folder.exists()
+        return self._folder.is_dir()
 
     def keep(self, tail: bytes, digest_list: bytes) -> None:
         """Keep both durably. Raises LedgerError."""

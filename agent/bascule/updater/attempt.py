@@ -269,7 +269,7 @@ class Attempt:
                 running=self._terms.running,
                 booted=self._boot.booted,
                 flags=await asyncio.to_thread(self._boot.flags),
-                allow_downgrade=self._terms.allow_downgrade or prepared.lowers_floor,
+                allow_downgrade=self._terms.allow_downgrade or prepared.downgrade,
                 wanted=offer.version,
             )
             if plan.target is not prepared.slot:
@@ -525,7 +525,7 @@ class Attempt:
             offer=plan.offer,
             slot=plan.target,
             at=int(self._clock()),
-            lowers_floor=plan.lowers_floor,
+            downgrade=plan.downgrade,
             cost=cost,
             asked=self._terms.prepare,
         ).as_dict()

@@ -39,7 +39,7 @@ def with_record(
     return replace(
         facts,
         answer=answer,
-        prepared=prepared.payload if prepared is not None else "",
+        prepared=prepared.payload if prepared is not None and prepared.asked else "",
         prepared_words=prepared.sentence() if prepared is not None else "",
         hold=Hold.from_dict(record.hold),
         pin=pin_from_record(record.pin),

@@ -20,7 +20,7 @@ class Prepared:
         offer: what was offered; its digest names the payload.
         slot: where it lies.
         at: unix seconds.
-        lowers_floor: an operator allowed this downgrade explicitly.
+        downgrade: an operator allowed an older release when it was prepared.
         cost: what the installation took, as in `Intent.cost`.
         asked: an operator wants it to wait; else it lies there because its attempt was cut off, and the
             next check goes on with it.
@@ -30,7 +30,7 @@ class Prepared:
     offer: Offer
     slot: Slot
     at: int
-    lowers_floor: bool = False
+    downgrade: bool = False
     cost: Mapping[str, Any] = field(default_factory=dict)
     asked: bool = True
 
@@ -46,6 +46,11 @@ class Prepared:
 
     def sentence(self) -> str:
         """How it stands, for an operator."""
+        if not self.asked:
+            return (
+                f"Release {self.version} lies proven in slot {self.slot.name}; "
+                "the next check goes on with it, and so does `updatectl activate`."
+            )
         return (
             f"Release {self.version} is prepared in slot {self.slot.name}; "
             "`updatectl activate` lets it boot next."
@@ -61,7 +66,7 @@ class Prepared:
             "size": self.offer.size,
             "slot": self.slot.name,
             "at": self.at,
-            "lowers_floor": self.lowers_floor,
+            "downgrade": self.downgrade,
             "cost": dict(self.cost),
             "asked": self.asked,
         }
@@ -77,7 +82,7 @@ class Prepared:
                 offer=Offer.from_dict(data["offer"]),
                 slot=Slot(data["slot"]),
                 at=int(data["at"]),
-                lowers_floor=bool(data.get("lowers_floor")),
+                downgrade=bool(data.get("downgrade")),
                 cost=dict(data.get("cost") or {}),
                 asked=data.get("asked") is not False,
             )

@@ -398,7 +398,7 @@ class Updater:
                     intent=None,
                     previous_version="",
                     releases={k: v for k, v in record.releases.items() if k != gone},
-                    prepared=record.prepared if keep else {},
+                    prepared={**record.prepared, "asked": True} if keep and record.prepared else {},
                 )
 
             return Prepared.from_dict(self.ledger.update(change).prepared)
