@@ -112,6 +112,7 @@ def a_good_day(says: Says) -> None:
         s.site.publish("2.0.0")
         s.node.power_on()
         s.run("status", "updatectl status")
+        s.run("doctor", "updatectl doctor")
         s.run("check", "updatectl check")
         s.run("plan", "updatectl plan")
         s.run("list", "updatectl list")
@@ -125,7 +126,6 @@ def a_good_day(says: Says) -> None:
         s.run("updated", "updatectl status")
         s.run("history", "updatectl history", "updatectl history verify")
         s.run("explain-current", "updatectl explain")
-        s.run("doctor", "updatectl doctor")
         says |= s.says
 
 
