@@ -35,3 +35,45 @@ def test_the_settings_reach_the_lock(tmp_path: Path) -> None:
         assert set(lock._stores) == stores
     with pytest.raises(SettingsError, match="auto, v3, v2"):
         circumstances("v4")
+
+
+def flatcar(folder: Path, text: str) -> Circumstances:
+    (folder / "etc/flatcar").mkdir(parents=True)
+    (folder / "etc/machine-id").write_text("a" * 32 + "\n")
+    (folder / "etc/flatcar/update.conf").write_text(text)
+    config = folder / "x.toml"
+    config.write_text(f'[state]\nroot = "{folder}"\n')
+    assembly = Assembly(load(folder, [config]))
+    return Circumstances(lambda: assembly, Status, lambda: None, time.time)
+
+
+def test_flatcars_update_conf_is_read_as_it_stands(tmp_path: Path) -> None:
+    found = flatcar(
+        tmp_path,
+        "REBOOT_STRATEGY=etcd-lock\nLOCKSMITHD_REBOOT_WINDOW_START=Thu 04:00\n"
+        "LOCKSMITHD_REBOOT_WINDOW_LENGTH=1h30m\nREBOOT_WINDOW_START=05:00\n"
+        "REBOOT_WINDOW_LENGTH=1h\nLOCKSMITHD_ENDPOINT=http://127.0.0.1:1,http://127.0.0.1:2\n"
+        "LOCKSMITHD_GROUP=db\n",
+    )
+    (window,) = found.schedule().reboots.windows
+    assert str(window).startswith("Thu 04:00 for 1 h 30 min")
+    lock = found.coordinator()
+    assert isinstance(lock, EtcdLock)
+    assert lock._server._endpoints == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    assert lock._key.endswith("groups/db/semaphore")
+
+
+def test_locksmiths_pair_of_a_window_is_taken_as_a_whole(tmp_path: Path) -> None:
+    half = flatcar(tmp_path, "LOCKSMITHD_REBOOT_WINDOW_START=04:00\nREBOOT_WINDOW_LENGTH=1h\n")
+    with pytest.raises(SettingsError):
+        half.schedule()
+
+
+def test_locksmith_finds_etcd_where_it_always_is(tmp_path: Path) -> None:
+    lock = flatcar(tmp_path, "REBOOT_STRATEGY=etcd-lock\n").coordinator()
+    assert isinstance(lock, EtcdLock) and lock._server._endpoints == ["http://127.0.0.1:2379"]
+
+
+@pytest.mark.parametrize(("word", "name"), [("reboot", "reboot"), ("off", "off"), ("best", "off")])
+def test_reboot_strategies(tmp_path: Path, word: str, name: str) -> None:
+    assert flatcar(tmp_path, f"REBOOT_STRATEGY={word}\n").coordinator().name == name

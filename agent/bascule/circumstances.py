@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,9 @@ from bascule.updater.windows import Windows, parse_locksmith, parse_windows
 
 if TYPE_CHECKING:
     from dbus_fast.aio import MessageBus
+
+ETCD = "http://127.0.0.1:2379"
+"""Where locksmith looks for etcd if nobody says where."""
 
 STATE_ROOM = 8 << 20
 """Bytes that state needs free: metadata of a payload and the journal of one operation."""
@@ -74,7 +77,7 @@ class Circumstances:
             reboot.strategy,
             machine_id=self._assembly().host.machine_id,
             group=reboot.group,
-            endpoints=reboot.endpoints,
+            endpoints=_endpoints(reboot.strategy, reboot.endpoints),
             command=reboot.command,
             etcd_api=reboot.etcd_api,
             credentials=Credentials(
@@ -155,6 +158,7 @@ class Circumstances:
             else "",
             way_back=status.sentence if record.once or record.late else "",
             asked=asked,
+            stays=bool(record.stay),
             wanted=wanted,
             allow_downgrade=allow_downgrade or settings.policy.allow_downgrade,
             blessed=booted.successful if booted else None,
@@ -186,3 +190,9 @@ class Circumstances:
         if assembly.dev_mode:
             facts = replace(facts, back_off_until=0)
         return facts if answer is None else replace(facts, answer=answer)
+
+
+def _endpoints(strategy: str, written: Sequence[str]) -> tuple[str, ...]:
+    """As in the settings, or as locksmith has them: a list with commas, and a default."""
+    found = tuple(e.strip() for text in written for e in text.split(",") if e.strip())
+    return found or ((ETCD,) if strategy == "etcd-lock" else ())

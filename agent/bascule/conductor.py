@@ -103,7 +103,7 @@ class Conductor:
 
     async def permit(self, options: Mapping[str, Any]) -> None:
         """As `Updater.permit`. Raises PolicyRefusal with every gate that is closed."""
-        self._no_reboot = bool(options.get("no_reboot"))
+        await self._stay(bool(options.get("no_reboot")))
         now = bool(options.get("now"))
         self._stale.set()
         local = str(options.get("file") or options.get("repository") or "")
@@ -114,14 +114,12 @@ class Conductor:
             allow_downgrade=bool(options.get("allow_downgrade")),
         )
         gates = evaluate(facts, time.time())
-        closed = [
-            g
-            for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD, overriding=now)
-            if g.name not in ASKED_ANYWAY
-        ]
+        # What lies prepared in its slot is not fetched.
+        kinds = (Blocks.UPDATE, *(() if options.get("activate") else (Blocks.DOWNLOAD,)))
+        closed = [g for g in blocking(gates, *kinds, overriding=now) if g.name not in ASKED_ANYWAY]
         if closed:
             raise _refusal(closed)
-        passed = [g.name for g in blocking(gates, Blocks.UPDATE, Blocks.DOWNLOAD) if g.override]
+        passed = [g.name for g in blocking(gates, *kinds) if g.override]
         if now and passed:
             self._daemon.tell("overridden", gates=sorted(set(passed)))
 
@@ -137,7 +135,7 @@ class Conductor:
 
     async def by_the_clock(self) -> str:
         """What a scheduled tick may do: ``update``, ``check`` or ``""`` for nothing."""
-        self._no_reboot = False
+        await self._stay(False)
         self._stale.set()
         try:
             facts = await self.circumstances.facts(await self._record())
@@ -241,6 +239,12 @@ class Conductor:
             and not self._no_reboot
         )
 
+    async def _stay(self, wanted: bool) -> None:
+        """Remember ``--no-reboot``, over a restart of the daemon too."""
+        if wanted != self._no_reboot:
+            await asyncio.to_thread(self._updater.ledger.set, stay="asked" if wanted else "")
+        self._no_reboot = wanted
+
     async def _reboot_facts(self, lock: LockView | None) -> Facts:
         return await self.circumstances.facts(await self._record(), lock=lock)
 
@@ -261,6 +265,7 @@ class Conductor:
 
     async def run(self) -> None:
         """Reboot when it is due, give the lock back when it is not, and show why, until cancelled."""
+        self._no_reboot = bool((await self._record()).stay)
         watch = asyncio.create_task(self._watch())
         try:
             await self.rebooting.run(self.changed)

@@ -642,6 +642,7 @@ _FLATCAR_KEYS = {
     "LOCKSMITHD_ETCD_USERNAME": ("reboot", "user"),
     "LOCKSMITHD_ETCD_PASSWORD": ("reboot", "password"),
 }
+_FLATCAR_WINDOW = ("REBOOT_WINDOW_START", "REBOOT_WINDOW_LENGTH")
 _FLATCAR_FILES = (
     "etc/flatcar/update.conf",
     "usr/share/flatcar/update.conf",
@@ -668,6 +669,11 @@ def flatcar_layers(root: Path, notes: list[str]) -> list[tuple[str, Mapping[str,
         pairs = parse_key_value(body)
         for key, (section, setting) in _FLATCAR_KEYS.items():
             if key not in pairs or setting in layer.get(section, {}):
+                continue
+            if key.startswith("REBOOT_WINDOW_") and any(
+                pairs.get(f"LOCKSMITHD_{other}", "").strip() for other in _FLATCAR_WINDOW
+            ):
+                # locksmith takes its own pair as a whole, or the other one.
                 continue
             value = pairs[key].strip()
             if not value and section == "reboot":

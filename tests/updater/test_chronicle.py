@@ -76,6 +76,8 @@ CASES: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("history.booted", "boot", None, {"slot": "B"}, f"Booted slot B {WHEN}."),
     ("history.repaired", "boot-repaired", None, {"why": "The tries were lost."},
      f"What boots next was repaired {WHEN}: The tries were lost."),
+    ("history.doctor", "repaired", ROOT, {"sentence": "The partition table's copy was renewed."},
+     f"Root had this host repaired {WHEN}: The partition table's copy was renewed."),
     ("history.healthy", "health", None, {"outcome": "PASS", "report": ["All is well."]},
      f"The health checks passed {WHEN}."),
     ("history.unhealthy", "health", None, {"outcome": "FAIL", "report": ["10-app failed.", 5, "so did 20-db."]},

@@ -103,6 +103,8 @@ CASES: list[tuple[str, Facts, Verdict, str, int | None, bool]] = [
     ("mode.apply", facts(), PASS, "Policy lets updates be installed and the host be rebooted.", None, False),
     ("mode.stage", facts(schedule=parse_schedule("stage")), BLOCK,
      "Policy is `stage`: updates are installed, and somebody else reboots.", None, True),
+    ("mode.no-reboot", facts(staged="5.0", stays=True), BLOCK,
+     "The update was asked for with `--no-reboot`: somebody else reboots.", None, True),
     ("mode.check", facts(schedule=parse_schedule("check")), BLOCK,
      "Policy is `check`: updates are reported and not installed.", None, True),
     ("mode.none", facts(schedule=parse_schedule("none")), BLOCK,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bascule.errors import UsageError
 from bascule.updater.duration import span, words
-from bascule.updater.hold import DAY, Hold, place_hold
+from bascule.updater.hold import DAY, Hold, Warned, place_hold
 
 NOW = 1_711_800_000.0  # Sat 2024-03-30 12:00 UTC
 
@@ -131,3 +131,17 @@ def test_spans_and_their_words() -> None:
     assert words(-5) == "0 s"
     assert words(90_000) == "1 d 1 h"
     assert words(86_460) == "1 d"
+
+
+def test_a_hold_is_spoken_of_once_before_it_ends_and_daily_if_it_does_not() -> None:
+    ending, said = Hold(0, 10 * DAY), Warned()
+    spoken = [day for day in range(12) if ending.warns(day * DAY) and said.due(ending, day * DAY)]
+    assert spoken == [9]
+    endless, said = Hold(0, None), Warned()
+    hours = [h for h in range(24 * 4) if endless.warns(h * 3600) and said.due(endless, h * 3600)]
+    assert hours == [0, 24, 48, 72]
+    # Another hold is another matter.
+    other = Hold(5, 10 * DAY)
+    said = Warned()
+    assert said.due(ending, 9 * DAY) and not said.due(ending, 9 * DAY + 1)
+    assert said.due(other, 9 * DAY + 2)

@@ -45,6 +45,7 @@ class Record:
         baseline: health results recorded before the reboot.
         health: what the checks of the last judged boot said.
         hold, pin: operator's hold and pin, or empty.
+        stay: what was staged is not rebooted into by itself, for it was asked for in that way; or "".
         reboot: what is known of a reboot under way.
         budget: data used in the present period.
         begun: unix seconds of the first run, 0 where that is not known.
@@ -73,6 +74,7 @@ class Record:
     health: Mapping[str, Any] = field(default_factory=dict)
     hold: Mapping[str, Any] = field(default_factory=dict)
     pin: str = ""
+    stay: str = ""
     reboot: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
     begun: int = 0

@@ -135,6 +135,10 @@ KINDS: Mapping[str, Callable[[Told], tuple[str, dict[str, str]]]] = {
     "reboot": _plain("history.rebooted", "an update was staged"),
     "boot": _plain("history.booted"),
     "boot-repaired": _plain("history.repaired"),
+    "repaired": lambda told: (
+        "history.doctor",
+        {"done": _text(told.get("sentence")).rstrip(". ") or "nothing was to be done"},
+    ),
     "once-over": _plain("history.once-over"),
     "no-way-back": _troubled("history.no-way-back"),
     "late-trouble": _troubled("history.late-trouble"),

@@ -22,6 +22,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "busy.staged": "Release {version} is staged already; reboot into it, or take it back with `updatectl cancel`.",
     # ── how far to go
     "mode.apply": "Policy lets updates be installed and the host be rebooted.",
+    "mode.no-reboot": "The update was asked for with `--no-reboot`: somebody else reboots.",
     "mode.stage": "Policy is `stage`: updates are installed, and somebody else reboots.",
     "mode.check": "Policy is `check`: updates are reported and not installed.",
     "mode.none": "Policy is `none`: nothing is done unless somebody asks for it.",
@@ -142,6 +143,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "history.booted": "Booted slot {slot} {when}.",
     "history.delta-refused": "The delta to {version} did not do {when} ({why}), so a full payload was asked for.",
     "history.repaired": "What boots next was repaired {when}: {why}.",
+    "history.doctor": "{Actor} had this host repaired {when}: {done}.",
     "history.no-way-back": "The release that runs failed {when}, and the old one cannot be booted: {why}.",
     "history.late-trouble": "Whether the running release still does well could not be told {when}: {why}.",
     "history.healthy": "The health checks passed {when}.",

@@ -100,6 +100,7 @@ class Facts:
         way_back: why the other slot is spoken for, in one sentence: a boot of it, or from it, is meant.
         prepared: digest of the payload that lies prepared; `prepared_words` says so.
         asked: somebody asked for this update; the schedule does not matter.
+        stays: what is staged was asked for without a reboot.
         wanted: the only release that will do, or "".
         allow_downgrade: the operator or a setting allows a release below the floor.
         blessed: the booted slot is blessed.
@@ -126,6 +127,7 @@ class Facts:
     prepared: str = ""
     prepared_words: str = ""
     asked: bool = False
+    stays: bool = False
     wanted: str = ""
     hold: Hold | None = None
     pin: Pin | None = None

@@ -28,6 +28,8 @@ def next_check(facts: Facts, now: float) -> str:
 def mode(facts: Facts, now: float) -> Gate:
     """`policy.mode`; an update that somebody asked for is not the scheduler's."""
     match facts.schedule.mode:
+        case Mode.APPLY if facts.stays and facts.staged:
+            return blocks(Blocks.REBOOT, "mode.no-reboot", override=True)
         case Mode.APPLY:
             return passes(Blocks.UPDATE, "mode.apply")
         case Mode.STAGE:
