@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bascule.faces.json_schema import schema
+from json_shape import fits
 from node import Node
 from publisher import Site
 
@@ -18,7 +20,7 @@ def doctor(node: Node, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """Exit code, and findings by id (the last of each)."""
     done = node.updatectl("doctor", *words, "--json")
     document = json.loads(done.stdout)
-    assert "findings" in document, document
+    assert fits(document, schema()["$defs"]["document-doctor"]) == []
     return done.returncode, {f["id"]: f for f in document["findings"]}
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from bascule.errors import UsageError
+from bascule.faces.json_schema import schema
+from json_shape import fits
 from node import Node
 from publisher import Site
 
@@ -20,6 +22,7 @@ def asked(node: Node, *words: str) -> dict[str, Any]:
     done = node.updatectl(*words, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
+    assert fits(document, schema()["$defs"][f"document-{words[0]}"]) == []
     return document
 
 
@@ -58,6 +61,8 @@ def test_a_plan_knows_gates_rates_and_refusals(site: Site, make_node: MakeNode) 
     assert node.finish_boot()
     site.publish("3.0.0")
     assert node.updatectl("hold", "--for", "2h").returncode == 0
+    assert len(asked(node, "history")["history"]) > 3
+    assert len(asked(node, "config")["settings"]) > 50
     plan = asked(node, "plan")
     assert plan["time"]["updates"] == 1 and plan["time"]["download_s"] > 0
     assert "hold" in [g["name"] for g in plan["gates"]]

@@ -12,6 +12,7 @@ from typing import Any
 from bascule.faces.bus_shown import JOB_SHOWN, SHOWN
 from bascule.faces.cli.session import SCHEMA
 from bascule.faces.cli.show import snake
+from bascule.faces.json_documents import documents
 
 __all__ = ["schema_text"]
 
@@ -104,6 +105,7 @@ def schema() -> dict[str, Any]:
             {"$ref": f"#/$defs/{name}"}
             for name in ("status", "slots", "job", "started", "sentence", "error", "document")
         ],
+        "description": "What each read verb's document holds besides is in $defs: document-plan and so on.",
         "$defs": {
             "status": _answer({**status, "check": _STRING}, "check"),
             "slots": _answer(
@@ -128,6 +130,7 @@ def schema() -> dict[str, Any]:
             "sentence": _answer({"sentence": _STRING}),
             "error": _answer({"error": _error()}, ok=False),
             "document": _answer({}, ok=None),
+            **{f"document-{name}": body for name, body in documents(_object, _error()).items()},
         },
     }
 
