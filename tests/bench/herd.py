@@ -168,13 +168,15 @@ def schedule(nodes: int, hours: int, seed: int = 1) -> dict[str, Any]:
     ):
         minutes: Counter[int] = Counter()
         for _ in range(nodes):
-            interval = policy.first_interval()
-            now = rng.uniform(0, spread) + interval.draw(rng)
+            last = policy.REGULAR
+            now = rng.uniform(0, spread) + policy.first_pause(
+                rng, first=policy.FIRST, regular=last, fuzz=policy.FUZZ, spread=True
+            )
             while now < end:
                 minutes[int(now // 60)] += 1
                 status = 503 if down[0] <= now < down[1] else None
-                interval = policy.next_interval(last=interval.base, http_status=status)
-                now = policy.next_check(now, interval, rng)
+                pause, last = policy.next_pause(rng, last=last, http_status=status)
+                now += pause
         began = int(down[1] // 60)
         report[name] = {
             "whole": _rates(minutes, began, int(end // 60)),

@@ -84,6 +84,49 @@ def test_a_window_that_never_opens_is_reported() -> None:
     assert "will never reboot by itself" in found[1].sentence
 
 
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"]
+# Around changes of the clocks in those zones, and anywhere else in two years.
+MOMENTS = st.one_of(
+    st.builds(
+        lambda at, off: at + off,
+        st.sampled_from([1_711_846_800, 1_729_990_800, 1_710_054_000, 1_712_415_600]),
+        st.integers(-3 * 86400, 3 * 86400),
+    ),
+    st.integers(1_704_067_200, 1_767_225_600),
+)
+some_windows = st.lists(
+    st.builds(
+        Window,
+        days=st.frozensets(st.integers(0, 6)),
+        start=st.integers(0, 1439).map(lambda m: m * 60),
+        length=st.sampled_from([0, 60, 3600, 86400, 3 * 86400]),
+        zone=st.sampled_from(ZONES),
+        end_by_clock=st.booleans(),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(some_windows, MOMENTS)
+def test_a_window_is_reported_if_and_only_if_it_never_opens(found: list[Window], now: int) -> None:
+    """The promise of `config check`: whoever is told nothing has a window within nine days."""
+    windows = Windows(tuple(found))
+    schedule = Schedule(reboots=windows, downloads=windows, machine_id="a" * 32)
+    fatal = {p.setting for p in schedule.problems(now) if p.fatal}
+    opens = windows.next_open(now)
+    if fatal:
+        assert fatal == {"reboot.windows", "download.windows"}
+        assert opens is None and schedule.reboot_turn(now) is None
+        assert all(not windows.contains(now + day * 3600) for day in range(0, 14 * 24, 7))
+    else:
+        assert opens is not None and now <= opens <= now + 9 * 86400
+        assert windows.contains(opens)
+        turn = schedule.reboot_turn(now)
+        assert turn is not None and windows.contains(turn.at)
+
+
 def test_one_of_several_that_never_opens_and_a_short_one_are_reported() -> None:
     windows = Windows((Window(frozenset({0}), 0, 0), Window(frozenset({1}), 0, 300)))
     found = Schedule(reboots=windows).problems(NOW)
