@@ -18,10 +18,8 @@ from bascule.engine import checkup
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.findings import DOCTOR, ERROR, WARNING, Finding
 from bascule.engine.stream import Announced, resume_identity
-from bascule.engine.table import DiskTable
 from bascule.engine.units import units
 from bascule.errors import BasculeError, ServerUnreachable
-from bascule.formats import gpt_writes
 from bascule.settings import SECRETS
 from bascule.updater.intent import Intent, Phase
 from bascule.updater.status import Status
@@ -73,7 +71,7 @@ def _examine(assembly: Assembly, alone: bool) -> list[Finding]:
         record = None
     trust = settings.trust
     checks: list[checkup.Check] = [
-        partial(_table, assembly),
+        partial(_boot, assembly),
         partial(_slots, assembly),
         partial(checkup.state_directory, state),
         partial(checkup.ledger, assembly.ledger()),
@@ -107,18 +105,19 @@ def _examine(assembly: Assembly, alone: bool) -> list[Finding]:
     return checkup.gather(checks)
 
 
-def _table(assembly: Assembly) -> Iterator[Finding]:
+def _boot(assembly: Assembly) -> Iterator[Finding]:
     """Both copies of the partition table, or the boot entries."""
-    if assembly.settings.boot.backend != "gpt" or assembly.layout.disk is None:
+    boot = assembly.boot()
+    damage = boot.damage()
+    if damage is None:
         return
-    disk = assembly.layout.disk
-    copies = DiskTable(disk, assembly.layout.sector_size).examine()
-    if not gpt_writes.repair(copies):
-        return
+    table = boot.name == "gpt"
     yield Finding(
-        "partition-table",
-        ERROR,
-        f"The partition table on {disk} is not whole: {gpt_writes.repair_reason(copies)}.",
+        "partition-table" if table else "boot-entries",
+        ERROR if table else WARNING,
+        f"The partition table on {assembly.layout.disk} is not whole: {damage}."
+        if table
+        else f"The boot entries have leftovers: {damage}.",
         DOCTOR,
         partial(_repair_boot, assembly),
     )

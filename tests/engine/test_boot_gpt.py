@@ -144,7 +144,11 @@ def test_a_bad_copy_is_mended_before_the_change(disk: Path, lba: int) -> None:
 def test_repair_says_what_was_wrong(disk: Path, backend: BootBackend) -> None:
     with disk.open("r+b") as file:
         file.truncate((32 << 20) + (4 << 20))
+    before = disk.read_bytes()
+    assert backend.damage() == "the backup copy is not at the end of the disk"
+    assert disk.read_bytes() == before
     assert backend.repair() == "the backup copy is not at the end of the disk"
+    assert backend.damage() is None
     assert backend.repair() is None
     assert verdicts(disk) == []
 

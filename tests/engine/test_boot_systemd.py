@@ -348,8 +348,12 @@ def test_repair_names_what_it_removed(firmware: Firmware) -> None:
     entries = firmware.esp / "loader/entries"
     (entries / ".bascule-bascule-b.conf.tmp").touch()
     (entries / "bascule-a+0-1.conf").write_text("title old\n")
+    before = firmware.files()
+    found = backend_on(firmware).damage()
+    assert firmware.files() == before
     said = backend_on(firmware).repair()
-    assert said is not None
+    assert said is not None and said == found
+    assert backend_on(firmware).damage() is None
     assert ".bascule-bascule-b.conf.tmp was left over" in said
     assert "bascule-a+0-1.conf was left over" in said
     assert firmware.files() == ["bascule-a.conf", "bascule-b.conf.cleared"]

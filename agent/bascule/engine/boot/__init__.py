@@ -125,6 +125,10 @@ class BootBackend(Protocol):
         """
         ...
 
+    def damage(self) -> str | None:
+        """What `repair` would mend, in a clause; None where nothing is wrong. Changes nothing."""
+        ...
+
     def repair(self) -> str | None:
         """Mend what the bootloader reads; a sentence of what was wrong, or None."""
         ...

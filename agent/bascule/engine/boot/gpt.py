@@ -14,7 +14,7 @@ from bascule.errors import (
     SlotNotBootable,
     WouldTouchBootedSlot,
 )
-from bascule.formats import slots
+from bascule.formats import gpt_writes, slots
 from bascule.formats.gpt import PartitionTable
 from bascule.formats.slots import BootFlags, Slot
 
@@ -122,6 +122,11 @@ class GptBackend:
     def reinstate(self, slot: Slot, keep: Slot) -> None:
         """As the protocol."""
         self._change(lambda flags: slots.reinstate(flags, self._index[slot], self._index[keep]))
+
+    def damage(self) -> str | None:
+        """As the protocol."""
+        copies = self._table.examine()
+        return gpt_writes.repair_reason(copies) if gpt_writes.repair(copies) else None
 
     def repair(self) -> str | None:
         """As the protocol."""

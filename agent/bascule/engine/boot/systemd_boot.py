@@ -236,24 +236,29 @@ class SystemdBootBackend:
                 flush_folder(self._entries)
         self._expect(keep)
 
+    def damage(self) -> str | None:
+        """As the protocol."""
+        return "; ".join(f"{name} was left over" for name in self._leftovers()) or None
+
     def repair(self) -> str | None:
         """As the protocol: leftovers of an interrupted step are removed."""
-        mended = []
+        names = self._leftovers()
         with self._errors():
-            for path in sorted(self._entries.iterdir()):
-                if path.name.startswith(".bascule-"):
-                    path.unlink()
-                    mended.append(f"{path.name} was left over")
-            found = self._find()
-            names = [f"{e.file}{CLEARED}" for slot, e in found.cleared.items() if slot in found.own]
-            for own in found.own.values():
-                names += [e.file for e in found.listed if e.id == own.id and e != own]
             for name in names:
                 (self._entries / name).unlink()
-                mended.append(f"{name} was left over")
-            if mended:
+            if names:
                 flush_folder(self._entries)
-        return "; ".join(mended) or None
+        return "; ".join(f"{name} was left over" for name in names) or None
+
+    def _leftovers(self) -> list[str]:
+        with self._errors():
+            names = [p.name for p in self._entries.iterdir() if p.name.startswith(".bascule-")]
+        names.sort()
+        found = self._find()
+        names += [f"{e.file}{CLEARED}" for slot, e in found.cleared.items() if slot in found.own]
+        for own in found.own.values():
+            names += [e.file for e in found.listed if e.id == own.id and e != own]
+        return names
 
     # ── files ────────────────────────────────────────────────────────────────────────────────
 
