@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bascule.errors import SettingsError
-from bascule.updater.kairos import MAX_SIZE, KairosUpgrade, read_upgrade
+from bascule.updater.kairos import MAX_SIZE, KairosUpgrade, read_blocks
 
 SEED = b"""#cloud-config
 users: [{name: kairos}]
@@ -18,7 +18,8 @@ kairos:
 
 
 def read(*raw: bytes) -> KairosUpgrade | None:
-    return read_upgrade((f"9{i}_custom.yaml", r) for i, r in enumerate(raw))
+    blocks = list(read_blocks((f"9{i}_custom.yaml", r) for i, r in enumerate(raw)))
+    return blocks[-1].merged if blocks else None
 
 
 def test_the_block_is_read_as_it_stands() -> None:

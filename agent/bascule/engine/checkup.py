@@ -15,8 +15,6 @@ from bascule.engine.ledger import Ledger
 from bascule.engine.markers import MARKERS, remove_markers
 from bascule.errors import BasculeError
 
-KEEP = ("ledger.lock", "history.lock", "errand.lock")
-
 
 def state_directory(folder: Path) -> Iterator[Finding]:
     """Whether it is there, and only root may write it."""

@@ -5,8 +5,9 @@ YAML needs a reader: PyYAML's ``safe_load``, imported only where such a file exi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bascule.errors import SettingsError
 from bascule.updater.cron import parse_cron
@@ -59,23 +60,37 @@ class KairosUpgrade:
         return found
 
 
-def read_upgrade(files: Iterable[tuple[str, bytes]]) -> KairosUpgrade | None:
-    """The block of several cloud-config files, (name, contents), later ones winning key by key.
+class Block(NamedTuple):
+    """The block of one file.
 
-    Files without the block count for nothing. None where no file has it.
+    Attributes:
+        name: of the file.
+        body: the block as it stands.
+        values: what it says of the keys that are known, checked.
+        merged: with all files before it; later ones win key by key.
+    """
+
+    name: str
+    body: Mapping[object, object]
+    values: Mapping[str, bool | str]
+    merged: KairosUpgrade
+
+
+def read_blocks(files: Iterable[tuple[str, bytes]]) -> Iterator[Block]:
+    """The blocks of several cloud-config files, (name, contents). Files without one count for nothing.
 
     Raises:
         SettingsError: a file is too large or no YAML, or the block has a wrong value; the file and
             the key are named.
     """
-    merged: KairosUpgrade | None = None
+    merged = KairosUpgrade()
     for name, raw in files:
-        block = _block(name, raw)
-        if block is None:
+        body = _block(name, raw)
+        if body is None:
             continue
-        values = {key: value for key, value in _checked(name, block).items() if value is not None}
-        merged = replace(merged or KairosUpgrade(), **values)  # type: ignore[arg-type]
-    return merged
+        values = {key: value for key, value in _checked(name, body).items() if value is not None}
+        merged = replace(merged, **values)  # type: ignore[arg-type]
+        yield Block(name, body, values, merged)
 
 
 def read_layers(
@@ -90,20 +105,14 @@ def read_layers(
         (origin, {section: {key: value}}), and one sentence for each word that is not obeyed.
 
     Raises:
-        SettingsError: as `read_upgrade`.
+        SettingsError: as `read_blocks`.
     """
     layers: list[tuple[str, Mapping[str, Mapping[str, object]]]] = []
     notes: list[str] = []
-    merged = KairosUpgrade()
-    for name, raw in files:
-        block = _block(name, raw)
-        if block is None:
-            continue
-        values = {key: value for key, value in _checked(name, block).items() if value is not None}
-        merged = replace(merged, **values)  # type: ignore[arg-type]
-        notes += _unknown(name, block)
-        notes += _unmet(name, values)
-        layers.append((name, _layer_of(merged, values)))
+    for block in read_blocks(files):
+        notes += _unknown(block.name, block.body)
+        notes += _unmet(block.name, block.values)
+        layers.append((block.name, _layer_of(block.merged, block.values)))
     return layers, notes
 
 
