@@ -23,12 +23,12 @@ def test_an_old_wish_does_not_hide_that_the_server_is_busy(tmp_path: Path) -> No
     bases = []
     running._next_delay(kept)
     bases.append(running._interval)
-    running.updater.end_of_errand = {"error": ServerHttpError("503", status=503).as_dict()}
+    running.updater._errands.end = {"error": ServerHttpError("503", status=503).as_dict()}
     for _ in range(3):
         delay = running._next_delay(kept)
         bases.append(running._interval)
         assert running._interval / 2 <= delay <= running._interval * 1.5
     assert bases == [3600, 7200, 14400, 14400]
-    running.updater.end_of_errand = {}
+    running.updater._errands.end = {}
     running._next_delay({"kind": "current", "poll_interval": 0, "at": 2})
     assert running._interval == 2700
