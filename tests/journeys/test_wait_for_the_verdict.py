@@ -130,6 +130,28 @@ def test_through_the_reboot_to_the_bad_end_as_json(site: Site, waited: Host) -> 
     assert "3.0.0 will not be tried again" in answer["error"]["message"]
 
 
+def test_a_host_that_is_gone_before_the_end_was_told(site: Site, waited: Host) -> None:
+    """The bus goes while the installation is followed; the verdict is what counts."""
+    node, bus = waited
+    site.publish("2.0.0")
+    site.fault("slow", rate=400_000)
+    node.power_on()
+    command = Waiting(node)
+    while not node.status()["attempt"]:
+        assert command.process.poll() is None
+    bus.stop()
+    command.until("waiting for it to come back")
+    # The daemon goes on without a bus, and finishes.
+    while not (node.run / "reboot-required").exists():
+        node.pause(0.1)
+    reboot(node, bus, lambda: None)
+    command.until("It answers again")
+    assert node.finish_boot()
+    code, out, told = command.end()
+    assert code == 0, (out, told)
+    assert "Updated from 1.0.0 to 2.0.0" in out
+
+
 def test_json_is_one_object_with_the_verdict(site: Site, waited: Host) -> None:
     node, bus = waited
     site.publish("2.0.0")

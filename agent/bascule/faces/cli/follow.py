@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bascule.errors import BasculeError, Exit, NoUpdate, UsageError, from_dict
+from bascule.errors import (
+    BasculeError,
+    DaemonNotRunning,
+    Exit,
+    NoUpdate,
+    UsageError,
+    from_dict,
+)
 from bascule.faces.bus_client import Signal, options
 from bascule.faces.cli.progress import Bar, Lines, Silent, View
 from bascule.faces.cli.read import absolute
@@ -42,7 +49,7 @@ def _update(session: Session, args: argparse.Namespace, more: Mapping[str, Any])
         **_source(args),
         # Options that are not asked for are not sent: an older daemon need not know them.
         "now": args.now or None,
-        "no_reboot": args.no_reboot or None,
+        "no_reboot": getattr(args, "no_reboot", False) or None,
         "allow_downgrade": args.allow_downgrade or None,
         "force_full": args.full or None,
         **more,
@@ -84,8 +91,10 @@ def _start(
         session.result({"job": number})
         session.say("Started; follow it with `updatectl watch`.")
         return Exit.DONE
+    waits = getattr(args, "wait", False)
+    properties: dict[str, Any] = {}
     try:
-        properties, job = _follow(session, path, view)
+        job = _follow(session, path, view, properties)
     except KeyboardInterrupt:
         view.close()
         session.result({"job": number, "detached": True})
@@ -97,7 +106,14 @@ def _start(
         # Who read the output has left, as with Ctrl-C: nothing was learned of the end.
         silence(sys.stdout)
         return Exit.STOPPED
-    code, sentence = _end(properties, job)
+    except DaemonNotRunning:
+        # A host that reboots as soon as it is done leaves no time to ask how it ended.
+        if not waits or not properties.get("Attempt"):
+            raise
+        job = {"Kind": "update", "Result": "done", "Outcome": {}}
+        code, sentence = Exit.DONE, ""
+    else:
+        code, sentence = _end(properties, job)
     answer = {
         "job": number,
         "kind": job["Kind"],
@@ -105,23 +121,29 @@ def _start(
         "sentence": sentence,
         "outcome": dict(job["Outcome"]),
     }
-    session.say(sentence)
-    if code == Exit.DONE and getattr(args, "wait", False):
+    if sentence:
+        session.say(sentence)
+    if code == Exit.DONE and waits:
         verdict = await_verdict(session, str(properties.get("Attempt") or ""))
         if isinstance(verdict, Exit):
             session.result({"job": number, "detached": True})
             return verdict
         properties = verdict
-        answer["verdict"] = properties["Verdict"]
-        session.say(headline(status_document(properties)))
+        told = headline(status_document(properties))
+        answer |= {"verdict": properties["Verdict"], "sentence": sentence or told}
+        session.say(told)
     session.result({**answer, "status": status_document(properties)})
     return code
 
 
-def _follow(session: Session, path: str, view: View) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Until the job at `path` has ended; returns the last properties of daemon and job."""
+def _follow(session: Session, path: str, view: View, properties: dict[str, Any]) -> dict[str, Any]:
+    """Until the job at `path` has ended; returns its last properties.
+
+    Args:
+        properties: the daemon's, kept up to date here as long as it answers.
+    """
     client = session.client
-    properties = session.status()
+    properties |= session.status()
     job = client.properties(path, JOB_INTERFACE)
     try:
         while job["State"] != "ended":
@@ -137,7 +159,8 @@ def _follow(session: Session, path: str, view: View) -> tuple[dict[str, Any], di
                 job = client.properties(path, JOB_INTERFACE)
     finally:
         view.close()
-    return session.status(), job
+    properties |= session.status()
+    return job
 
 
 def _changed(signal: Signal, path: str, interface: str) -> bool:

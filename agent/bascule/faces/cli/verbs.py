@@ -71,6 +71,21 @@ def _status(parser: argparse.ArgumentParser) -> None:
 
 
 def _update(parser: argparse.ArgumentParser) -> None:
+    _install(parser)
+    parser.add_argument("--no-reboot", action="store_true", help="install, and leave the reboot")
+    waiting = parser.add_mutually_exclusive_group()
+    waiting.add_argument("--no-wait", action="store_true", help="start it and return")
+    waiting.add_argument(
+        "--wait", action="store_true", help="follow it across the reboot, to the verdict"
+    )
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    _install(parser)
+    _no_wait(parser)
+
+
+def _install(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", metavar="VERSION", help="only this release")
     parser.add_argument("--file", metavar="PATH", help="this payload, or a directory of releases")
     parser.add_argument("--repository", metavar="URL", help="a static directory of releases")
@@ -80,14 +95,8 @@ def _update(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="set aside schedule, hold, window and back-off; says which of them",
     )
-    parser.add_argument("--no-reboot", action="store_true", help="install, and leave the reboot")
     parser.add_argument(
         "--allow-downgrade", action="store_true", help="accept a release below the version floor"
-    )
-    waiting = parser.add_mutually_exclusive_group()
-    waiting.add_argument("--no-wait", action="store_true", help="start it and return")
-    waiting.add_argument(
-        "--wait", action="store_true", help="follow it across the reboot, to the verdict"
     )
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress")
 
@@ -208,7 +217,7 @@ VERBS: tuple[Verb, ...] = (
         "follow:prepare",
         "download and write, but leave the running slot the next boot",
         group="update",
-        arguments=_update,
+        arguments=_prepare,
     ),
     Verb("activate", "steer:activate", "let the prepared release boot next", group="update"),
     Verb("deactivate", "steer:deactivate", "keep it, but do not boot it", group="update"),

@@ -30,6 +30,8 @@ AFTERWARDS = (
     "Afterwards `updatectl status` tells the verdict, and `updatectl explain --history` the reason."
 )
 
+_FATES = ("UPDATED", "ROLLED_BACK")
+
 Verdict = dict[str, Any]
 """The daemon's properties when it had judged."""
 
@@ -112,10 +114,10 @@ def _pending(properties: Mapping[str, Any]) -> str | None:
 
 def _judged(properties: Verdict, attempt: str) -> Verdict:
     judged = str((properties.get("Extra") or {}).get("verdict_attempt") or "")
-    if attempt and judged and judged != attempt:
+    if properties["Verdict"] == "UNFINISHED":
+        raise NothingPending(properties["Sentence"])
+    if (attempt and judged and judged != attempt) or properties["Verdict"] not in _FATES:
         raise NothingPending("the update was taken back before it could be judged")
     if properties["Verdict"] == "ROLLED_BACK":
         raise RolledBack(properties["Sentence"])
-    if properties["Verdict"] != "UPDATED":
-        raise NothingPending("the update was taken back before it could be judged")
     return properties
