@@ -53,8 +53,12 @@ def test_flatcars_update_conf_is_read_as_it_stands(tmp_path: Path) -> None:
         "REBOOT_STRATEGY=etcd-lock\nLOCKSMITHD_REBOOT_WINDOW_START=Thu 04:00\n"
         "LOCKSMITHD_REBOOT_WINDOW_LENGTH=1h30m\nREBOOT_WINDOW_START=05:00\n"
         "REBOOT_WINDOW_LENGTH=1h\nLOCKSMITHD_ENDPOINT=http://127.0.0.1:1,http://127.0.0.1:2\n"
-        "LOCKSMITHD_GROUP=db\n",
+        "LOCKSMITHD_GROUP=db\nLOCKSMITHD_ETCD_CAFILE=/ca\nLOCKSMITHD_ETCD_CERTFILE=/crt\n"
+        "LOCKSMITHD_ETCD_KEYFILE=/key\nLOCKSMITHD_ETCD_USERNAME=u\nLOCKSMITHD_ETCD_PASSWORD=p\n",
     )
+    reboot = found._assembly().settings.reboot
+    assert (reboot.ca_file, reboot.certificate, reboot.key) == ("/ca", "/crt", "/key")
+    assert (reboot.user, reboot.password) == ("u", "p")
     (window,) = found.schedule().reboots.windows
     assert str(window).startswith("Thu 04:00 for 1 h 30 min")
     lock = found.coordinator()

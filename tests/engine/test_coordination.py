@@ -17,8 +17,6 @@ from bascule.engine.coordination.command import Command, code_words
 from bascule.engine.coordination.neighbours import (
     Coordinator,
     CoordinatorFile,
-    no_reboot_required,
-    require_reboot,
 )
 from bascule.engine.coordination.registry import STRATEGIES, Credentials
 from bascule.errors import SettingsError, StorageError
@@ -234,15 +232,3 @@ def test_a_file_that_cannot_be_made_is_a_typed_error(tmp_path: Path) -> None:
 
 
 # ── kured's sentinel
-
-
-def test_the_sentinel_comes_and_goes(tmp_path: Path) -> None:
-    require_reboot(tmp_path, "4081.2.0\n")
-    assert (tmp_path / "reboot-required").read_text() == (
-        "Release 4081.2.0 starts with the next reboot.\n"
-    )
-    no_reboot_required(tmp_path)
-    no_reboot_required(tmp_path)
-    assert not (tmp_path / "reboot-required").exists()
-    with pytest.raises(StorageError):
-        require_reboot(tmp_path / "none", "x")

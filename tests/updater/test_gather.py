@@ -46,8 +46,6 @@ def test_all_that_the_ledger_knows() -> None:
     assert facts.quarantine == {"ab": Quarantined("4.9", "r", 7, None)}
     assert (facts.back_off_until, facts.failures) == (NOW + 5, 2)
     assert facts.budget == Budget(100, 70, 1_711_929_600)
-    own = Facts(answer=Answer(Answered.CURRENT))
-    assert with_record(own, record, NOW, running=True).answer.kind is Answered.CURRENT
     assert with_record(Facts(), Record(), NOW).budget is None
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from bascule.errors import SettingsError
 from bascule.updater.calendar import Calendar
 from bascule.updater.cron import Cron
-from bascule.updater.locksmith import interpret
 from bascule.updater.schedule import Mode, Schedule, parse_recurrence, parse_schedule
 from bascule.updater.windows import Window, Windows, parse_windows
 
@@ -147,52 +146,3 @@ def test_a_schedule_that_never_comes_is_reported() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(SettingsError, match="always"):
         parse_schedule("always")
-
-
-def test_locksmiths_settings() -> None:
-    found = interpret(
-        {
-            "REBOOT_STRATEGY": "etcd-lock",
-            "LOCKSMITHD_REBOOT_WINDOW_START": "Thu 23:00",
-            "LOCKSMITHD_REBOOT_WINDOW_LENGTH": "1h30m",
-            "REBOOT_WINDOW_START": "04:00",
-            "REBOOT_WINDOW_LENGTH": "1h",
-            "LOCKSMITHD_ENDPOINT": "https://a:2379, https://b:2379",
-            "LOCKSMITHD_GROUP": "web",
-            "LOCKSMITHD_ETCD_CAFILE": "/ca",
-            "LOCKSMITHD_ETCD_CERTFILE": "/crt",
-            "LOCKSMITHD_ETCD_KEYFILE": "/key",
-            "LOCKSMITHD_ETCD_USERNAME": "u",
-            "LOCKSMITHD_ETCD_PASSWORD": "hunter2",
-        }
-    )
-    assert found.strategy == "etcd-lock" and found.odd_strategy == ""
-    assert str(found.windows) == "Thu 23:00 for 1 h 30 min"
-    assert found.endpoints == ("https://a:2379", "https://b:2379")
-    assert (found.group, found.ca_file, found.certificate, found.key) == (
-        "web",
-        "/ca",
-        "/crt",
-        "/key",
-    )
-    assert found.user == "u" and found.password == "hunter2"
-    assert "hunter2" not in repr(found)
-
-
-def test_locksmiths_defaults_and_its_other_pair() -> None:
-    assert interpret({}).strategy == "reboot"
-    assert interpret({"REBOOT_STRATEGY": ""}).strategy == "reboot"
-    assert interpret({"REBOOT_STRATEGY": "off"}).strategy == "off"
-    other = interpret({"REBOOT_WINDOW_START": "04:00", "REBOOT_WINDOW_LENGTH": "1h"})
-    assert str(other.windows) == "daily 04:00 for 1 h"
-    assert interpret({}).windows.always
-
-
-def test_a_strategy_that_nobody_understands_reboots_nothing() -> None:
-    found = interpret({"REBOOT_STRATEGY": "best-effort"})
-    assert (found.strategy, found.odd_strategy) == ("off", "best-effort")
-
-
-def test_half_a_locksmith_window_is_refused() -> None:
-    with pytest.raises(SettingsError, match="both"):
-        interpret({"REBOOT_WINDOW_START": "04:00"})

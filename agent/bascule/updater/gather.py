@@ -23,18 +23,15 @@ _DETAIL = 300
 _STATUS = re.compile(r"\b(error-[A-Za-z0-9]{1,64}|restricted)\b", re.ASCII)
 
 
-def with_record(
-    facts: Facts, record: Record, now: float, *, budget_limit: int = 0, running: bool = False
-) -> Facts:
+def with_record(facts: Facts, record: Record, now: float, *, budget_limit: int = 0) -> Facts:
     """`facts` with everything that the ledger knows.
 
     Args:
         now: unix seconds.
         budget_limit: `download.budget`, bytes; 0 for none.
-        running: `facts.answer` is the daemon's own and newer than the ledger's words.
     """
     state = PayloadState.from_dict(record.payload_state)
-    answer = facts.answer if running else answer_from_record(record)
+    answer = answer_from_record(record)
     prepared = Prepared.from_dict(record.prepared)
     return replace(
         facts,

@@ -1,4 +1,4 @@
-"""Living with others who reboot: locksmithd's coordinator file, kured's sentinel.
+"""Living with others who reboot: locksmithd's coordinator file.
 
 Coordinator file: exclusive flock, lines ``NAME=``, ``STRATEGY=``, ``STATE=`` without an end of line
 after the last (reference 7.1). Whoever holds the lock reboots this host; the other keeps out.
@@ -17,7 +17,6 @@ from bascule.errors import StorageError
 
 COORDINATOR = Path("update-engine/coordinator.conf")
 """Below the run directory."""
-SENTINEL = "reboot-required"
 STATES = ("starting", "running", "reboot-planned", "rebooting")
 _MAX = 4096
 
@@ -111,27 +110,3 @@ def _parse(raw: bytes) -> Coordinator:
         clean(values.get("STRATEGY") or "unknown", 64),
         clean(values.get("STATE") or "unknown", 64),
     )
-
-
-def require_reboot(run: Path, version: str) -> None:
-    """Write ``reboot-required``, for kured and everybody who watches it.
-
-    Raises:
-        StorageError: `run` cannot be written.
-    """
-    path = run / SENTINEL
-    try:
-        path.write_text(
-            f"Release {clean(version, 100) or 'unknown'} starts with the next reboot.\n"
-        )
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
-
-
-def no_reboot_required(run: Path) -> None:
-    """Take ``reboot-required`` away: the update was cancelled. Raises StorageError."""
-    path = run / SENTINEL
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
