@@ -71,7 +71,8 @@ def confirmed(site: Site, make_node: MakeNode, systemd: Systemd) -> Node:
 def until(what: Callable[[], bool], node: Node, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < deadline, node.log.read_text()[-4000:]
+        if time.monotonic() > deadline:
+            raise TimeoutError(node.log.read_text()[-4000:])
         time.sleep(0.2)
 
 
