@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bascule.__main__ import _plain_run
+
 ROOT = Path(__file__).resolve().parents[1]
 
 DAEMON = """
@@ -129,3 +131,11 @@ def test_tls_works_after_a_lean_start(when: str) -> None:
     """asyncio was imported without `ssl`, and gets it with the first import of `ssl`."""
     pytest.importorskip("trustme")
     run(TLS, when)
+
+
+def test_what_systemd_starts_needs_no_parser() -> None:
+    assert _plain_run([]) == (Path("/"), [])
+    given = ["--config", "a", "--root", "/r", "--config", "b"]
+    assert _plain_run(given) == (Path("/r"), [Path("a"), Path("b")])
+    for odd in (["--root"], ["--help"], ["--root=/r"], ["--root", "--config"], ["-x", "y"], ["x"]):
+        assert _plain_run(odd) is None

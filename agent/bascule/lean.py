@@ -14,6 +14,7 @@ It waits for weeks and does its work in errands, so what only they need must not
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -34,6 +35,7 @@ def plain_tracebacks() -> None:
 def start() -> None:
     """Hide what the idle daemon does without. Does nothing to what is imported already."""
     plain_tracebacks()
+    gc.disable()
     if "asyncio" not in sys.modules and "ssl" not in sys.modules:
         sys.modules["ssl"] = _UNSEEN
         try:
@@ -50,6 +52,13 @@ def start() -> None:
         if not hasattr(hashlib, "sha256"):
             # A Python that was built to hash with OpenSSL only.
             del sys.modules["hashlib"]
+
+
+def settled() -> None:
+    """Everything is imported. Until now the collector would have looked again and again through
+    what stays for ever; from now on it looks at the rest only."""
+    gc.freeze()
+    gc.enable()
 
 
 class _TlsForAsyncio:
@@ -83,4 +92,4 @@ def _give(ssl: Any) -> None:
     modules[2].SSLAgainErrors = (ssl.SSLWantReadError, ssl.SSLSyscallError)
 
 
-__all__ = ["plain_tracebacks", "start"]
+__all__ = ["plain_tracebacks", "settled", "start"]
