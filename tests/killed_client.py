@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from bascule.engine import lane
 from bascule.engine.boot.files import clear_files
 from bascule.engine.fetch import HttpSource
 from bascule.engine.stream import Announced
@@ -28,6 +29,7 @@ from slot_files import SlotFiles
 CHUNK = 16 << 10
 INTERVAL = 512 << 10
 BUDGET = 512 << 10
+BACKLOG = 256 << 10
 
 
 class Counted:
@@ -70,6 +72,7 @@ def main() -> None:
         tick(self, event)
 
     Grid.tick = deadly  # type: ignore[method-assign]
+    lane.BACKLOG = BACKLOG
     place.cleared = clear_files(place.targets)
     source = HttpSource(
         [told["url"]], size=told["size"], limiter=all_of_it, read_buffer=CHUNK, environ={}

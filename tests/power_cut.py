@@ -1,6 +1,6 @@
 """Cuts the power in the middle of an installation, without leaving the process.
 
-Every write, flush and durable record is one event. At the chosen event everything stops: nothing
+Every write, operation, flush and durable record is one event. At the chosen event everything stops: nothing
 reaches a disk any more. What had not been flushed by then is lost or kept block by block, by lot,
 as a disk's cache would have it.
 """
@@ -12,7 +12,10 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+from bascule.engine import apply
+from bascule.engine.carry import Outcome
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.device import Device
 
@@ -112,7 +115,15 @@ def grid(rng: random.Random, fuse: int | None = None, *, keep: bool = False) -> 
         discard(self, name)
         found.tick(f"dropped {name}")
 
+    carry_out = apply.carry_out
+
+    def watched_operation(*arguments: Any) -> Outcome:
+        outcome = carry_out(*arguments)
+        found.tick("operation")
+        return outcome
+
     watched = [
+        (apply, "carry_out", watched_operation),
         (Device, "_write", watched_write),
         (Device, "flush", watched_flush),
         (CheckpointStore, "_write", watched_save),

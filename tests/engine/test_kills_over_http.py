@@ -13,6 +13,7 @@ import json
 import random
 import signal
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import pytest
 
 from bascule.formats.manifest import OperationType
 from bascule.formats.proto import message_class
-from killed_client import BUDGET, CHUNK, INTERVAL
+from killed_client import BACKLOG, BUDGET, CHUNK, INTERVAL
 from omaha_mock.server import MockServer
 from payload_builder import BLOCK, Draft, public_pem
 from slot_files import SlotFiles
@@ -35,9 +36,10 @@ about 50 kills together."""
 STRIPE = 64
 """Blocks an operation."""
 
-LOST = 2 * INTERVAL + BUDGET + STRIPE * BLOCK + (256 << 10) + CHUNK
+LOST = 2 * INTERVAL + BUDGET + BACKLOG + 2 * STRIPE * BLOCK + CHUNK
 """Bytes of payload that a kill may cost (decisions/0005): what was written since the last record
-and while it was made, what is in flight, one operation, what waits to be hashed, one piece."""
+and while it was made, what is in flight and what waits to be hashed, one operation more of each,
+and one piece."""
 
 OPERATIONS = 40
 
@@ -150,14 +152,18 @@ async def test_sigkill_at_any_moment(kind: str, omaha: MockServer, tmp_path: Pat
         lines = (folder / "received").read_text().split("\n")[:-1]
         runs = [(int(line.split()[0]), int(line.split()[1])) for line in lines]
         # Who died before a byte came asked and noted nothing; who found all in place asked nothing.
-        asked = [record.first for record in omaha.payload_requests]
-        for first, _ in runs:
-            while asked.pop(0) != first:
-                pass
+        # The log's order is that of the answers' ends, and a server may notice a death late.
+        noted = Counter(first for first, _ in runs)
+        for _ in range(100):
+            asked = Counter(record.first for record in omaha.payload_requests)
+            if noted <= asked:
+                break
+            await asyncio.sleep(0.1)
+        assert noted <= asked, (noted, asked)
         for (_, before), (after, _) in itertools.pairwise(runs):
             worst = max(worst, before - after)
             resumed += after > 0
         assert runs[-1][1] == len(what.payload)
-    assert kills >= 6
-    assert resumed >= 3
-    assert 0 < worst <= LOST
+    seen = f"{kills} kills, {resumed} resumed, {worst} bytes lost at worst of {LOST}"
+    print(f"{kind}: {seen}")
+    assert kills >= 6 and resumed >= 3 and 0 < worst <= LOST, seen

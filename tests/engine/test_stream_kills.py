@@ -49,9 +49,10 @@ def slot(folder: Path, what: Case) -> SlotFiles:
 
 
 def fuses(events: int, log: list[str], count: int, rng: random.Random) -> list[int]:
-    """Where to cut: around every record and flush, and anywhere."""
-    marked = [i for i, what in enumerate(log) if what != "write"]
-    chosen = set(rng.sample(marked, min(len(marked), count * 2 // 3)))
+    """Where to cut: at the end of every operation, around records and flushes, and anywhere."""
+    chosen = {i for i, what in enumerate(log) if what == "operation"}
+    marked = [i for i, what in enumerate(log) if what not in ("write", "operation")]
+    chosen |= set(rng.sample(marked, min(len(marked), (count - len(chosen)) // 2)))
     while len(chosen) < min(count, events):
         chosen.add(rng.randrange(events))
     return sorted(chosen)
@@ -67,7 +68,10 @@ def test_after_a_power_cut_anywhere_the_next_attempt_ends_well(name: str, tmp_pa
     rng = random.Random(name)
 
     with grid(rng) as whole:
-        slot(tmp_path / "rehearsal", what).run(Bytes(what.data, chunk=CHUNK), keys, **options)
+        done = slot(tmp_path / "rehearsal", what).run(
+            Bytes(what.data, chunk=CHUNK), keys, **options
+        )
+    assert whole.log.count("operation") == len(done.signed.manifest.operations)
     resumed = refetched = 0
     for fuse in fuses(whole.events, whole.log, CUTS[name], rng):
         place = slot(tmp_path / "slot", what)
@@ -135,7 +139,7 @@ def test_sigkill_at_any_moment(name: str, tmp_path: Path) -> None:
     kills = 0
     for _ in range(3):
         place = slot(tmp_path / "slot", what)
-        fuse = rng.randrange(1, 40)
+        fuse = rng.randrange(1, 20)
         while child(fuse) != 0:
             kills += 1
             fuse = fuse + rng.randrange(20, 200)
