@@ -378,6 +378,28 @@ async def test_it_is_given_up_even_if_nothing_can_be_written_down(
     assert story.node.reboot_requested
 
 
+@pytest.mark.parametrize(
+    "broken",
+    ["[health\n", "[nonsense]\nkey = 1\n", '[slots]\nsector_size = "many"\n', "\xff", None],
+)
+def test_settings_that_are_wrong_keep_no_boot_up(story: Story, broken: str | None) -> None:
+    """The new release brought them: nothing else of ours starts, but the way back does."""
+    story.on_trial()
+    fragment = story.node.root / "etc/bascule/bascule.toml"
+    if broken is None:
+        fragment.symlink_to("/nowhere/at/all")
+    else:
+        fragment.write_bytes(broken.encode("latin-1"))
+    (story.node.root / "proc/uptime").write_text("1000000.00 1.00\n")
+    for command in ("health", "bless"):
+        assert story.node.bascule(command).returncode == 7
+    done = story.node.bascule("deadman")
+    assert done.returncode == 0, done.stderr
+    assert "A configuration file is wrong" in done.stderr
+    assert story.node.reboot_requested
+    assert story.intent.failure == "it was not confirmed in time"
+
+
 @pytest.mark.parametrize("other", ["good", "empty"])
 async def test_a_lost_ledger_keeps_no_sick_boot_up(
     story: Story, time: FakeTime, other: str

@@ -18,11 +18,11 @@ from typing import Any
 from bascule.assembly import LOG_STYLES, Assembly
 from bascule.engine.health import Baseline, CheckResult, Outcome, green, run
 from bascule.engine.ledger import Ledger, Record
-from bascule.errors import BasculeError, BlessRefused, Exit, LedgerError, Unhealthy
+from bascule.errors import BasculeError, BlessRefused, Exit, LedgerError, SettingsError, Unhealthy
 from bascule.faces.journal import configure_logging
 from bascule.giving_up import deadman_switch
 from bascule.healthchecks import checks_of, host_of
-from bascule.settings import load
+from bascule.settings import Settings, load, load_what_is_right
 from bascule.trial import CLOCKS, Boot, Clocks, look, remember
 from bascule.updater.health_verdict import HealthVerdict, judge
 from bascule.updater.intent import Intent, Phase
@@ -315,10 +315,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         command.set_defaults(run=_runner(moment))
 
 
+def _settings(options: argparse.Namespace, moment: Moment) -> Settings:
+    """A release that brings wrong settings is given up like any other: the deadman does without them."""
+    try:
+        return load(options.root, options.config)
+    except SettingsError as error:
+        if moment is not deadman_switch:
+            raise
+        print(f"bascule: {error}", file=sys.stderr)
+        return load_what_is_right(options.root, options.config)[0]
+
+
 def _runner(moment: Moment) -> Callable[[argparse.Namespace], int]:
     def run_moment(options: argparse.Namespace) -> int:
         try:
-            settings = load(options.root, options.config)
+            settings = _settings(options, moment)
             configure_logging(level=settings.log.level, style=LOG_STYLES[settings.log.format])
             result = asyncio.run(moment(options, Assembly(settings)))
         except BasculeError as error:

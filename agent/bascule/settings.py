@@ -10,11 +10,12 @@ down, as systemd's do. An unknown section or key is an error that names file and
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -797,6 +798,42 @@ def load(root: Path = Path("/"), extra: Sequence[Path] = ()) -> Settings:
             # TOML's and UTF-8's mistakes, and a number of more digits than Python reads.
             raise SettingsError(f"{path}: {error}", file=str(path)) from None
     return dataclasses.replace(merge(layers), notes=tuple(notes))
+
+
+def load_what_is_right(
+    root: Path = Path("/"), extra: Sequence[Path] = ()
+) -> tuple[Settings, list[str]]:
+    """As `load`, for who has to act whatever the files say: (settings, what is wrong and left out)."""
+    wrong: list[str] = []
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+
+    def attempt(read: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]]) -> None:
+        try:
+            found = [*layers, *read()]
+            merge(found)
+        except SettingsError as error:
+            wrong.append(str(error))
+        else:
+            layers[:] = found
+
+    def parsed(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        body = _read(path)
+        try:
+            if body is not None:
+                yield str(path), tomllib.loads(body.decode())
+        except (RecursionError, ValueError) as error:
+            raise SettingsError(f"{path}: {error}", file=str(path)) from None
+
+    attempt(lambda: flatcar_layers(root, []))
+    attempt(lambda: kairos_layers(root, []))
+    try:
+        paths = fragments(root, extra)
+    except SettingsError as error:
+        wrong.append(str(error))
+        paths = list(extra)
+    for path in paths:
+        attempt(functools.partial(parsed, path))
+    return merge(layers), wrong
 
 
 def differences(before: Settings, after: Settings) -> list[str]:
