@@ -706,9 +706,14 @@ async def test_no_disk_runs_away_from_a_record_that_is_slow_to_make(
     sync = Applier._sync
 
     def slow(self: Applier, prefix: int) -> None:
-        before = self.durable
-        time.sleep(0.03)
-        unrecorded.append(self.prefix + len(self._done) - before)
+        """A disk that takes until nothing moves any more."""
+        recorded, seen, still = self.durable, -1, 0
+        while still < 3:
+            done = self.prefix + len(self._done)
+            still = still + 1 if done == seen else 0
+            seen = done
+            time.sleep(0.005)
+        unrecorded.append(seen - recorded)
         sync(self, prefix)
 
     monkeypatch.setattr(Applier, "_sync", slow)
