@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     mend()
     try:
         try:
+            plain = _plain_run(arguments[1:]) if arguments[:1] == ["run"] else None
+            if plain is not None:
+                return _run(*plain)
             options = _parser(arguments).parse_args(arguments)
             code = int(options.run(options))
         except SystemExit as end:  # help, version, or a wrong command line
