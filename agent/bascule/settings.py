@@ -168,7 +168,10 @@ class Check:
     """When to ask."""
 
     first: float = _s(
-        seconds, 420.0, "Delay of the first check after start, ± 5 minutes.", "seconds"
+        seconds,
+        420.0,
+        "Delay of the first check after start, ± half of `fuzz`; with `spread` the least of that, and then anywhere in an interval.",
+        "seconds",
     )
     interval: float = _s(
         seconds, 2700.0, "Time between checks, ± 5 minutes; the server may ask for more.", "seconds"
