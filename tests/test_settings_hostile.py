@@ -56,7 +56,7 @@ def refused(root: Path, *named: str) -> str:
         ("[server]\nurl = 'a'\nurl = 'b'", "bascule.toml"),
         ("[server]\nurl = 'a\0'", "bascule.toml"),
         ("[[server]]\nurl = 'a'", "server"),
-        (".".join(["a"] * 20_000) + " = 1", "unknown section"),
+        (".".join(["a"] * 2_000) + " = 1", "unknown section"),
         ("\ufeff[server]\nurl = 'a'", "bascule.toml"),
     ],
     ids=range(20),
