@@ -29,7 +29,7 @@ def test_a_good_configuration_is_good(site: Site, make_node: MakeNode) -> None:
 
 MISTAKES = [
     ('[policy]\nschedule = ["0 0 31 2 *"]\n', "`policy.schedule`: The schedule never comes"),
-    ('[reboot]\nstrategy = "etcd-lock"\n', "endpoints"),
+    ('[reboot]\nstrategy = "fleetlock"\n', "endpoints"),
     ('[reboot]\nwindows = ["Mon 02:00 1h"]\n', "has no effect"),
     ('[reboot]\nstrategy = "reboot"\nwindow_start = "Mon 02:00"\n', "together only"),
     ('[server]\nurl = "ftp://x/"\n', "neither an http address"),
