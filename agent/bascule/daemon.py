@@ -21,7 +21,7 @@ from bascule.documents import Documents
 from bascule.engine.boot import BootBackend
 from bascule.engine.ledger import Record
 from bascule.engine.markers import leave_markers, remove_markers
-from bascule.errors import BasculeError, Exit, SettingsError, Stopped, from_dict
+from bascule.errors import BasculeError, Exit, LedgerError, SettingsError, Stopped, from_dict
 from bascule.faces.bus import NAME as BUS_NAME
 from bascule.faces.bus import BusFace
 from bascule.faces.bus_connection import BusConnection
@@ -100,6 +100,7 @@ class Daemon:
             tell=self.tell,
             staged=self._on_staged,
             withdrawn=self._on_withdrawn,
+            concluded=self._on_concluded,
         )
         self.conductor = Conductor(self, self.updater)
         self.late_watch = LateWatch(
@@ -205,6 +206,17 @@ class Daemon:
 
     def _on_withdrawn(self) -> None:
         remove_markers(self.assembly.run_directory)
+
+    def _on_concluded(self) -> None:
+        from bascule.engine.checkpoint import CheckpointStore
+        from bascule.engine.keepsake import Keepsake
+
+        state = self.assembly.state_directory
+        try:
+            CheckpointStore(state / "checkpoint").clear()
+            Keepsake(state / "prepared").drop()
+        except LedgerError as error:
+            self.tell("not-forgotten", error=error.as_dict())
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────
 

@@ -249,9 +249,7 @@ def test_a_state_directory_that_cannot_be_written_is_named(
     assert node.status()["state"] == "IDLE"
 
 
-def test_a_check_by_the_clock_that_cannot_begin_is_tried_again(
-    site: Site, make_node: MakeNode
-) -> None:
+def test_a_daemon_whose_server_is_disabled_stays_up(site: Site, make_node: MakeNode) -> None:
     node = make_node(
         settings='[check]\nfirst = "0.2s"\nfuzz = "0s"\ninterval = "1h"\n[server]\nurl = "disabled"\n'
     )

@@ -108,6 +108,7 @@ class Updater:
         tell: called as ``tell(event, **facts)`` for the journal and history.
         staged, withdrawn: a slot waits for its reboot, or was taken back: leaves and removes the
             markers that other programs watch.
+        concluded: an update ended for good: what was kept to go on with it is of no more use.
         clock: wall clock, unix seconds.
         monotonic: for rates.
     """
@@ -123,6 +124,7 @@ class Updater:
         tell: Tell,
         staged: Callable[[], None] = _nobody,
         withdrawn: Callable[[], None] = _nobody,
+        concluded: Callable[[], None] = _nobody,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -133,6 +135,7 @@ class Updater:
         self.tell = tell
         self.staged = staged
         self._withdrawn = withdrawn
+        self._concluded = concluded
         self.clock = clock
         self.permit: Callable[[Mapping[str, Any]], Awaitable[None]] = _permit_all
         """Raises PolicyRefusal if a gate holds back what was asked for."""
@@ -269,6 +272,8 @@ class Updater:
                 return fresh
             return replace(fresh, verdict={**fresh.verdict, "told": True})
 
+        if not record.prepared and not self.busy:
+            await asyncio.to_thread(self._concluded)
         await asyncio.to_thread(self.ledger.update, mark)
 
     def _show_record(self, record: Record, slots: tuple[SlotStatus, ...]) -> None:
