@@ -258,6 +258,8 @@ def _apply(args: argparse.Namespace, answer: dict[str, Any], progress: _Progress
         _refuse_missing(targets, manifest)
         _refuse_same(targets, sources)
         places = _Places(manifest, targets)
+        # From the first file on, and not only while a loop runs: SIGTERM alone would leave it behind.
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
         try:
             places.prepare()
             installed = asyncio.run(
@@ -281,9 +283,6 @@ async def _install(
     progress: _Progress,
     places: _Places,
 ) -> Installed:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     cleared = clear_files(targets, booted=sources.values())
 
     def observe(now: Progress) -> None:
