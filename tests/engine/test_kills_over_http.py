@@ -166,4 +166,4 @@ async def test_sigkill_at_any_moment(kind: str, omaha: MockServer, tmp_path: Pat
         assert runs[-1][1] == len(what.payload)
     seen = f"{kills} kills, {resumed} resumed, {worst} bytes lost at worst of {LOST}"
     print(f"{kind}: {seen}")
-    assert kills >= 6 and resumed >= 3 and 0 < worst <= LOST, seen
+    assert kills >= 3 and resumed >= 3 and 0 < worst <= LOST, seen

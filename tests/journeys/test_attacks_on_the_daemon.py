@@ -97,7 +97,8 @@ def test_sigterm_at_random_moments(site: Site, make_node: MakeNode) -> None:
         client = begin(node, "update")
         node.pause(rng.uniform(0, 2.5))
         assert node.stop_daemon(signal.SIGTERM, timeout=PATIENCE) == 0
-        assert said(client)[0] in (0, 3, 14, 17)
+        # 5: a proven slot is being staged already, where the last stop came in between.
+        assert said(client)[0] in (0, 3, 5, 14, 17)
         assert node.flags("A") == (1, 0, 1)
         node.start_daemon()
     calm(node)

@@ -215,7 +215,7 @@ async def test_a_tick_while_the_reboot_is_awaited(host: Host, release: Path) -> 
     assert await host.updatectl("update") == 0
     host.said()
     await asyncio.to_thread(host.node.stop_daemon)
-    host.node.settings += '[check]\nfirst = "0.1s"\nfuzz = "0s"\n'
+    host.node.settings += '[check]\nfirst = "0.1s"\nfuzz = "0s"\nspread = false\n'
     host.node.write_config()
     host.listener.signals.clear()
     await asyncio.to_thread(host.node.start_daemon)
