@@ -178,7 +178,7 @@ def svg(recording: Recording, title: str, *, pause: float = 4.0, moving: bool = 
         f'<text id="{name}" x="{_EDGE}">{_spans(line)}</text>' for line, name in known.items()
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" xml:space="preserve" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" aria-label="{escape(title)}">\n'
         f"<title>{escape(title)}</title>\n<style>{style}</style>\n<defs>\n{drawn}\n</defs>\n"
         f'<rect width="{width}" height="{height}" rx="8" fill="#1b2230"/>\n'
