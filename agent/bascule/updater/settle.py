@@ -84,8 +84,8 @@ LONGEST_DOWNTIME = 30 * 86400
 
 
 def _downtime(record: Record, verdict: Verdict, now: int) -> dict[str, int]:
-    """Seconds from the daemon's stop before the reboot until the new release was found healthy, or
-    until the old one was up again. Clocks that went backwards meanwhile leave it untold."""
+    """Whole seconds, one at least, from the daemon's stop before the reboot until the new release was
+    found healthy, or the old one was up again. Clocks that went backwards leave it untold."""
     stopped, health = record.reboot.get("stopped_at"), record.health
     if not isinstance(stopped, int):
         return {}
@@ -96,7 +96,7 @@ def _downtime(record: Record, verdict: Verdict, now: int) -> dict[str, int]:
     if verdict is Verdict.UPDATED and passed and isinstance(at, int):
         ended = at
     took = ended - stopped
-    return {"downtime_s": took} if 0 <= took <= LONGEST_DOWNTIME else {}
+    return {"downtime_s": max(1, took)} if 0 <= took <= LONGEST_DOWNTIME else {}
 
 
 def quarantine(
