@@ -41,7 +41,9 @@ lint:
 # Files stay in the order of their folders, so that the slow ones are not left for the end.
 unit: export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 unit:
-	@env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) || \
+	{ echo 'unit: what failed beside others has a second chance alone; what passes only now is to be mended:'; \
+	  env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest --last-failed --last-failed-no-failures none -rA --no-header --tb=short -q; }
 
 test-boot: setup
 	@$(VENV)/python tests/boot/run.py $(BOOT_ARGS)
