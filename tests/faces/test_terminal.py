@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -161,8 +162,10 @@ def test_ctrl_c_before_the_answer_and_twice(bus: PrivateBus) -> None:
         child.expect(r" 40%")
         child.sendintr()
         child.sendintr()
-        code = ended(child)
-        assert code in (Exit.STOPPED, 130)
+        child.expect(pexpect.EOF)
+        child.close()
+        # The second one may find an interpreter that is ending, and end it as the system does.
+        assert child.exitstatus in (Exit.STOPPED, 130) or child.signalstatus == signal.SIGINT
         assert "Traceback" not in child.before
         assert status(bus)["state"] == "DOWNLOADING"
 

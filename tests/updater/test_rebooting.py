@@ -271,6 +271,19 @@ async def test_a_daemon_that_stops_because_the_host_reboots_keeps_the_lock() -> 
     assert host.lock.held
 
 
+async def test_the_stop_that_cuts_off_the_answer_to_a_reboot_keeps_the_lock() -> None:
+    host = Host()
+    asked = asyncio.Event()
+
+    async def reboot(reason: str) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    host.reboot = reboot  # type: ignore[method-assign]
+    await rests(host, asked.is_set)
+    assert host.log == ["acquire", "notice"] and host.lock.held
+
+
 async def test_the_window_may_end_during_the_notice() -> None:
     host = Host()
 

@@ -226,7 +226,8 @@ class Rebooting:
         self._state("rebooting")
         try:
             await self._rebooter().reboot(reason)
-        except BaseException:
+        except Exception:
+            # Cancelled is not refused: the stop that cuts off the answer may be the reboot's own.
             self.asked_at = None
             raise
 
