@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def tool(name: str) -> str:
     if found is None:
         raise FileNotFoundError(name)
     return found
+
+
+def well(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command printed that must have ended well."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @dataclass
@@ -274,6 +281,16 @@ address = "{self.bus}"
     @staticmethod
     def pause(seconds: float) -> None:
         time.sleep(seconds)
+
+    def until(
+        self, condition: Callable[[], bool], timeout: float = 60, every: float = 0.05
+    ) -> None:
+        """Until `condition` holds; TimeoutError, with the end of the log, if it never does."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.log.read_text()[-4000:])
+            time.sleep(every)
 
     # ── the rest of a boot ───────────────────────────────────────────────────────────────────
 

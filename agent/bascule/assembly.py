@@ -17,7 +17,9 @@ from bascule.formats.slots import Slot
 from bascule.settings import Settings
 
 if TYPE_CHECKING:
+    from bascule.engine.checkpoint import CheckpointStore
     from bascule.engine.host import Host
+    from bascule.engine.keepsake import Keepsake
     from bascule.engine.layout import Layout
     from bascule.formats.omaha import Client
     from bascule.updater.attempt import Terms
@@ -93,6 +95,18 @@ class Assembly:
     def history(self) -> History:
         """The history."""
         return History(self.state_directory, clock=time.time)
+
+    def checkpoint(self) -> CheckpointStore:
+        """What an installation that was cut off is gone on with."""
+        from bascule.engine.checkpoint import CheckpointStore
+
+        return CheckpointStore(self.state_directory / "checkpoint")
+
+    def keepsake(self) -> Keepsake:
+        """What a prepared release is proven again with."""
+        from bascule.engine.keepsake import Keepsake
+
+        return Keepsake(self.state_directory / "prepared")
 
     @property
     def run_directory(self) -> Path:

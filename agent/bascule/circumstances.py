@@ -153,7 +153,7 @@ class Circumstances:
             running=status.current_version,
             staged=status.new_version if status.state is State.UPDATED_NEED_REBOOT else "",
             next_check=status.next_check,
-            under_way=(status.phase or status.state.name.lower().replace("_", " "))
+            under_way=status.phase or status.state.words
             if status.state not in (State.IDLE, State.UPDATED_NEED_REBOOT)
             else "",
             way_back=status.sentence if record.once or record.late else "",

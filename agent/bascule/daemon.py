@@ -208,13 +208,9 @@ class Daemon:
         remove_markers(self.assembly.run_directory)
 
     def _on_concluded(self) -> None:
-        from bascule.engine.checkpoint import CheckpointStore
-        from bascule.engine.keepsake import Keepsake
-
-        state = self.assembly.state_directory
         try:
-            CheckpointStore(state / "checkpoint").clear()
-            Keepsake(state / "prepared").drop()
+            self.assembly.checkpoint().clear()
+            self.assembly.keepsake().drop()
         except LedgerError as error:
             self.tell("not-forgotten", error=error.as_dict())
 
@@ -285,7 +281,7 @@ class Daemon:
 
     def _show_status(self, old: Status, new: Status) -> None:
         if (old.state, old.sentence) != (new.state, new.sentence):
-            words = new.state.name.lower().replace("_", " ")
+            words = new.state.words
             self._notifier.status(f"{words}: {new.sentence}" if new.sentence else words)
         if old.state is not new.state:
             _log.info("state", state=new.state.name, version=new.new_version or None)

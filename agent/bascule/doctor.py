@@ -15,7 +15,6 @@ from bascule.assembly import Assembly
 from bascule.circumstances import Circumstances
 from bascule.config_check import problems
 from bascule.engine import checkup
-from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.findings import DOCTOR, ERROR, WARNING, Finding
 from bascule.engine.stream import Announced, resume_identity
 from bascule.engine.units import units
@@ -173,7 +172,7 @@ def _references(assembly: Assembly) -> list[Path]:
 def _folders(assembly: Assembly) -> list[Path]:
     """Where an interrupted write may leave something."""
     state = assembly.state_directory
-    folders = [state, state / "checkpoint", state / "prepared"]
+    folders = [state, assembly.checkpoint().folder, assembly.keepsake().folder]
     layout = assembly.layout
     for region in layout.parts[layout.booted.other].values():
         if region.file:
@@ -199,8 +198,7 @@ def _checkpoint(assembly: Assembly, record: Record) -> Iterator[Finding]:
             continue
         if digest and isinstance(size, int):
             wanted.add(resume_identity(Announced(size, digest), targets, sources))
-    store = CheckpointStore(assembly.state_directory / "checkpoint")
-    yield from checkup.checkpoint(store, wanted)
+    yield from checkup.checkpoint(assembly.checkpoint(), wanted)
 
 
 def _idle(state: Path) -> bool:

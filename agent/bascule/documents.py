@@ -146,7 +146,7 @@ class Documents:
     async def _repair(self, options: Mapping[str, Any], actor: Actor) -> str:
         daemon = self._daemon
         if daemon.updater.busy:
-            raise Busy(daemon.updater.status.state.name.lower().replace("_", " "))
+            raise Busy(daemon.updater.status.state.words)
         daemon.reread()
         done = await self._inquire("doctor-repair", {})
         daemon.tell("repaired", actor=dataclasses.asdict(actor), **done)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.assembly import Assembly
-from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.fetch import Credentials, FetchEvent, HttpSource, Kind
-from bascule.engine.keepsake import Keepsake, TailRecorder, TailSource
+from bascule.engine.keepsake import TailRecorder, TailSource
 from bascule.engine.ledger import Record, write_durably
 from bascule.engine.limits import DataBudget, DataUse, Limiter, RateLimit, both
 from bascule.engine.local_file import FileSource, url_file
@@ -32,6 +31,11 @@ if TYPE_CHECKING:
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between progress lines at least: more often nobody reads them."""
+
+
+def announced(offer: Offer) -> Announced:
+    """What the offer says of its payload's bytes."""
+    return Announced(offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature)
 
 
 class RealHands:
@@ -58,13 +62,13 @@ class RealHands:
         self._now = now
         self._interactive = interactive
         self._offline = offline
-        self._keepsake = Keepsake(assembly.state_directory / "prepared")
+        self._keepsake = assembly.keepsake()
         self._recorded: TailRecorder | None = None
         self._list = b""
         self._assembly = assembly
         self._say = say
         self._attempt = attempt
-        self._store = CheckpointStore(assembly.state_directory / "checkpoint")
+        self._store = assembly.checkpoint()
         self._last = 0.0
         self._began = False
         self._cleared: ClearedSlot | None = None
@@ -179,18 +183,13 @@ class RealHands:
                 raise OpenPgpError("`trust.openpgp_keyring` names no keyring")
             if self._offline:
                 self._list = self._keepsake.digest_list()
-                return await asyncio.to_thread(
-                    check_list,
-                    self._list,
-                    name=listed_name(offer.name),
-                    keyring=Path(trust.openpgp_keyring),
+            else:
+                self._list = await fetch_list(
+                    offer.urls,
+                    tls=self.tls(),
+                    patience=self.patience(),
+                    retry_wait=self._assembly.settings.download.retry_wait,
                 )
-            self._list = await fetch_list(
-                offer.urls,
-                tls=self.tls(),
-                patience=self.patience(),
-                retry_wait=self._assembly.settings.download.retry_wait,
-            )
             return await asyncio.to_thread(
                 check_list,
                 self._list,
@@ -237,9 +236,7 @@ class RealHands:
         try:
             return await install(
                 self._recorded,
-                announced=Announced(
-                    offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature
-                ),
+                announced=announced(offer),
                 keys=lambda: read_keys(Path(settings.trust.keys)),
                 require=frozenset(settings.trust.require),
                 any_of=settings.trust.match == "any",

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.assembly import DISABLED, Assembly
-from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.parts import Parts
 from bascule.engine.peek import peek
-from bascule.engine.stream import Announced, resume_identity
+from bascule.engine.stream import resume_identity
 from bascule.errors import BasculeError, NoUpdate, TransferError, UsageError
 from bascule.formats.omaha import Offer, build_request, parse_response
 from bascule.formats.signature import check_metadata
-from bascule.hands import RealHands
+from bascule.hands import RealHands, announced
 from bascule.local_offers import look_local
 from bascule.updater import payload_state
 from bascule.updater.gather import pin_from_record
@@ -229,12 +228,8 @@ class Inquiry:
         """Bytes of the payload that an earlier attempt has brought to the medium."""
         layout = self._assembly.layout
         booted = layout.booted
-        announced = Announced(
-            offer.size, offer.sha256, offer.metadata_size, offer.metadata_signature
-        )
-        store = CheckpointStore(self._assembly.state_directory / "checkpoint")
-        kept = store.load(
-            resume_identity(announced, layout.parts[booted.other], layout.parts[booted])
+        kept = self._assembly.checkpoint().load(
+            resume_identity(announced(offer), layout.parts[booted.other], layout.parts[booted])
         )
         if kept is None or not 0 < kept.next_operation <= len(manifest.operations):
             return 0

@@ -9,16 +9,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from bascule import endings
 from bascule.assembly import LOG_STYLES, Assembly
 from bascule.engine.health import Baseline, CheckResult, Outcome, green, run
 from bascule.engine.ledger import Ledger, Record
-from bascule.errors import BasculeError, BlessRefused, Exit, LedgerError, SettingsError, Unhealthy
+from bascule.errors import BlessRefused, LedgerError, SettingsError, Unhealthy
 from bascule.faces.journal import configure_logging
 from bascule.giving_up import deadman_switch
 from bascule.healthchecks import checks_of, host_of
@@ -328,20 +328,11 @@ def _settings(options: argparse.Namespace, moment: Moment) -> Settings:
 
 def _runner(moment: Moment) -> Callable[[argparse.Namespace], int]:
     def run_moment(options: argparse.Namespace) -> int:
-        try:
+        def work() -> Mapping[str, Any]:
             settings = _settings(options, moment)
             configure_logging(level=settings.log.level, style=LOG_STYLES[settings.log.format])
-            result = asyncio.run(moment(options, Assembly(settings)))
-        except BasculeError as error:
-            if options.json:
-                print(json.dumps({"schema": 1, "ok": False, "error": error.as_dict()}))
-            print(f"bascule: {error}", file=sys.stderr)
-            print(f"  {error.remedy}", file=sys.stderr)
-            return int(error.exit)
-        if options.json:
-            print(json.dumps({"schema": 1, "ok": True, **result}))
-        elif result.get("said"):
-            print(result["said"])
-        return int(Exit.DONE)
+            return asyncio.run(moment(options, Assembly(settings)))
+
+        return endings.end(options, work)
 
     return run_moment

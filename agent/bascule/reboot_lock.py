@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from bascule import endings
 from bascule.assembly import Assembly
 from bascule.circumstances import Circumstances
 from bascule.engine.coordination.interface import Holder, LockView
-from bascule.errors import (
-    BasculeError,
-    NothingPending,
-    ServerUnreachable,
-    SettingsError,
-    UsageError,
-)
+from bascule.errors import NothingPending, ServerUnreachable, SettingsError, UsageError
 from bascule.settings import load
 from bascule.updater.duration import words
 from bascule.updater.status import Status
@@ -49,19 +42,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(options: argparse.Namespace) -> int:
-    try:
+    def work() -> dict[str, Any]:
         assembly = Assembly(load(options.root, options.config))
-        result = asyncio.run(options.verb(options, assembly))
-    except BasculeError as error:
-        if options.json:
-            print(json.dumps({"schema": 1, "ok": False, "error": error.as_dict()}))
-        print(f"bascule: {error}\n  {error.remedy}", file=sys.stderr)
-        return int(error.exit)
-    if options.json:
-        print(json.dumps({"schema": 1, "ok": True, **result}))
-    else:
-        print(result["said"])
-    return 0
+        found: dict[str, Any] = asyncio.run(options.verb(options, assembly))
+        return found
+
+    return endings.end(options, work)
 
 
 async def let_go(

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from node import Node
+from node import Node, well
 from publisher import Site
 
 MakeNode = Callable[..., Node]
-
-
-def well(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def updated(site: Site, make_node: MakeNode) -> Node:

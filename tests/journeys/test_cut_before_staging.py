@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +16,6 @@ from publisher import Site
 MakeNode = Callable[..., Node]
 
 EVERY_SECOND = '[check]\nfirst = "0.1s"\nfuzz = "0s"\ninterval = "1s"\n[policy]\nmode = "stage"\n'
-
-
-def until(condition: Callable[[], bool], node: Node) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(node.log.read_text()[-3000:])
-        time.sleep(0.02)
 
 
 def hold_the_baseline(node: Node) -> Path:
@@ -55,8 +46,8 @@ def test_it_is_staged_at_the_next_check_without_a_download(
         env=node._env(),
     )
     try:
-        until(
-            lambda: bool((node.state / "ledger.json").exists() and node.ledger()["prepared"]), node
+        node.until(
+            lambda: bool((node.state / "ledger.json").exists() and node.ledger()["prepared"])
         )
         for pid in node.errands():
             os.kill(pid, signal.SIGKILL)
@@ -72,7 +63,7 @@ def test_it_is_staged_at_the_next_check_without_a_download(
     if who == "operator":
         done = node.updatectl("update")
         assert done.returncode == 0, done.stdout + done.stderr
-    until(lambda: node.status()["state"] == "UPDATED_NEED_REBOOT", node)
+    node.until(lambda: node.status()["state"] == "UPDATED_NEED_REBOOT")
     assert node.flags("B") == (2, 1, 0)
     assert node.slot_bytes("B", two.stat().st_size) == two.read_bytes()
     first, *more = [int(str(r["sent"])) for r in site.requests() if r["kind"] == "payload"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -18,14 +17,6 @@ KILLS_ITS_ERRAND = """#!/bin/sh
 touch {done}
 kill -9 $PPID
 """
-
-
-def until(condition: Callable[[], bool], node: Node) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(node.log.read_text()[-2000:])
-        node.pause(0.05)
 
 
 @pytest.mark.parametrize("daemon_too", [False, True])
@@ -52,7 +43,7 @@ def test_killed_between_proof_and_flip(site: Site, make_node: MakeNode, daemon_t
     assert node.reboot() == "B"
     assert node.slot_bytes("B", two.stat().st_size) == two.read_bytes()
     assert node.finish_boot()
-    until(lambda: node.status()["verdict"] == "UPDATED", node)
+    node.until(lambda: node.status()["verdict"] == "UPDATED")
     # What was kept to go on with is of no more use, and the doctor would wonder whose it is.
-    until(lambda: not (node.state / "checkpoint/record").exists(), node)
+    node.until(lambda: not (node.state / "checkpoint/record").exists())
     assert not (node.state / "prepared").exists()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from node import Node
+from node import Node, well
 from publisher import Site
 
 MakeNode = Callable[..., Node]
@@ -51,11 +50,6 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
         systemd.process.stdout.close()
 
 
-def well(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def confirmed(site: Site, make_node: MakeNode, systemd: Systemd) -> Node:
     site.publish("2.0.0")
     node = make_node(settings=SETTINGS)
@@ -66,14 +60,6 @@ def confirmed(site: Site, make_node: MakeNode, systemd: Systemd) -> Node:
     assert node.finish_boot()
     assert node.status()["verdict"] == "UPDATED"
     return node
-
-
-def until(what: Callable[[], bool], node: Node, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError(node.log.read_text()[-4000:])
-        time.sleep(0.2)
 
 
 def test_a_crash_loop_returns_to_the_old_slot(
@@ -88,7 +74,7 @@ def test_a_crash_loop_returns_to_the_old_slot(
         node.pause(0.5)
     assert not node.reboot_requested
     systemd.say("activating", 40)
-    until(lambda: node.reboot_requested, node)
+    node.until(lambda: node.reboot_requested)
     status = node.status()
     assert status["verdict"] == "ROLLED_BACK"
     assert "web.service keeps failing" in str(status["sentence"])
@@ -113,7 +99,7 @@ def test_no_way_back_is_said_and_nothing_is_rebooted(
     node = confirmed(site, make_node, systemd)
     node.cgpt("A", priority=0, tries=0, successful=0)
     systemd.say("failed", 0)
-    until(lambda: "late-trouble" in node.log.read_text(), node)
+    node.until(lambda: "late-trouble" in node.log.read_text())
     node.pause(1.0)
     assert not node.reboot_requested
     assert node.status()["verdict"] == "UPDATED"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from node import BIN, Node, tool
+from node import BIN, Node, tool, well
 from publisher import Site
 
 MakeNode = Callable[..., Node]
@@ -18,11 +18,6 @@ MakeNode = Callable[..., Node]
 
 def payload_requests(site: Site) -> list[dict[str, object]]:
     return [r for r in site.requests() if r["kind"] == "payload"]
-
-
-def well(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_prepare_then_activate_without_a_server(site: Site, make_node: MakeNode) -> None:

@@ -93,21 +93,21 @@ class Keepsake:
     """The folder of one prepared payload. Methods block."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @property
     def exists(self) -> bool:
         """Whether something is kept."""
-        return self._folder.is_dir()
+        return self.folder.is_dir()
 
     def keep(self, tail: bytes, digest_list: bytes) -> None:
         """Keep both durably. Raises LedgerError."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise LedgerError(f"{self._folder}: {error.strerror}") from error
-        write_durably(self._folder / "list", digest_list)
-        write_durably(self._folder / "tail", tail)
+            raise LedgerError(f"{self.folder}: {error.strerror}") from error
+        write_durably(self.folder / "list", digest_list)
+        write_durably(self.folder / "tail", tail)
 
     def tail(self) -> bytes:
         """The bytes after the last operation. Raises NothingPending."""
@@ -121,16 +121,16 @@ class Keepsake:
         """Forget it. Raises LedgerError."""
         try:
             for name in ("tail", "list", "tail.partial", "list.partial"):
-                (self._folder / name).unlink(missing_ok=True)
-            self._folder.rmdir()
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.rmdir()
         except FileNotFoundError:
             return
         except OSError as error:
-            raise LedgerError(f"{self._folder}: {error.strerror}") from error
+            raise LedgerError(f"{self.folder}: {error.strerror}") from error
 
     def _read(self, name: str, limit: int) -> bytes:
         try:
-            with (self._folder / name).open("rb") as file:
+            with (self.folder / name).open("rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
             raise NothingPending(

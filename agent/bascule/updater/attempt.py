@@ -200,15 +200,7 @@ class Attempt:
                 await self._remember_local(offer)
             if offer is None:
                 return Outcome("no-update", {"why": "the server has nothing newer"})
-            self._say(
-                "event",
-                event="OFFER_TAKEN",
-                new_version=offer.version,
-                new_size=offer.size,
-                bytes_total=offer.size,
-                attempt=self._attempt,
-                phase="plan",
-            )
+            self._say_taken(offer)
             waiting = await self._waits_for_its_operator(offer)
             if waiting is not None:
                 return Outcome("available", {"version": offer.version, "why": waiting})
@@ -228,6 +220,17 @@ class Attempt:
         except BasculeError as error:
             await self._report(error, offer)
             raise
+
+    def _say_taken(self, offer: Offer) -> None:
+        self._say(
+            "event",
+            event="OFFER_TAKEN",
+            new_version=offer.version,
+            new_size=offer.size,
+            bytes_total=offer.size,
+            attempt=self._attempt,
+            phase="plan",
+        )
 
     async def _waits_for_its_operator(self, offer: Offer) -> str | None:
         """Who prepared a release said that it shall not boot yet: the clock does not stage it."""
@@ -253,15 +256,7 @@ class Attempt:
             if prepared is None:
                 raise NothingPending("no release is prepared; `updatectl prepare` fetches one")
             offer = prepared.offer
-            self._say(
-                "event",
-                event="OFFER_TAKEN",
-                new_version=offer.version,
-                new_size=offer.size,
-                bytes_total=offer.size,
-                attempt=self._attempt,
-                phase="plan",
-            )
+            self._say_taken(offer)
             plan = make_plan(
                 offer,
                 attempt=self._attempt,

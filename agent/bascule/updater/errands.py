@@ -68,7 +68,7 @@ class Errands:
     def begin(self, kind: str, options: Mapping[str, Any], actor: Actor) -> Job:
         """Start an errand. Raises Busy."""
         if self.busy:
-            raise Busy(f"{self._updater.status.state.name.lower().replace('_', ' ')}")
+            raise Busy(self._updater.status.state.words)
         if (
             kind == "update"
             and actor.via == "schedule"

@@ -25,6 +25,11 @@ class State(enum.Enum):
         """The string on ``com.coreos.update1``."""
         return f"UPDATE_STATUS_{self.name}"
 
+    @property
+    def words(self) -> str:
+        """For people, such as ``checking for update``."""
+        return self.name.lower().replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:

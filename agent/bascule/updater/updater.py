@@ -336,7 +336,7 @@ class Updater:
     def require_not_busy(self) -> None:
         """Raises Busy while an errand is under way."""
         if self.busy:
-            raise Busy(self._status.state.name.lower().replace("_", " "))
+            raise Busy(self._status.state.words)
 
     def _require_idle(self) -> None:
         self.require_not_busy()
