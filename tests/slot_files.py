@@ -99,7 +99,11 @@ class SlotFiles:
     async def verify(self, installed: Installed) -> VerifiedSlot:
         """Read everything back."""
         return await read_back(
-            installed.signed, self.targets, cleared=self.cleared, carried=installed.carried
+            installed.signed,
+            self.targets,
+            cleared=self.cleared,
+            carried=installed.carried,
+            begun=installed.begun,
         )
 
     def run(self, payload: bytes | Bytes, keys: Sequence[PublicKey], **options: Any) -> Installed:

@@ -265,6 +265,7 @@ class RealHands:
             self._assembly.layout.parts[plan.target],
             cleared=self._cleared,
             carried=installed.carried,
+            begun=installed.begun,
             observer=observe,
             checkpoint=self._store,
         )

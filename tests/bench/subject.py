@@ -67,7 +67,13 @@ async def _install(job: dict[str, Any]) -> dict[str, Any]:
         **{name: job[name] for name in ("budget", "interval") if name in job},
     )
     applied = time.perf_counter()
-    await read_back(installed.signed, targets, cleared=cleared, carried=installed.carried)
+    await read_back(
+        installed.signed,
+        targets,
+        cleared=cleared,
+        carried=installed.carried,
+        begun=installed.begun,
+    )
     ended, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     stats = installed.stats
     return {

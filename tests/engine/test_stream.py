@@ -479,11 +479,23 @@ async def test_a_kernel_that_the_payload_does_not_name_is_the_booted_one(tmp_pat
     assert installed.carried["kernel"].size == 10
 
 
-async def test_a_delta_onto_another_source_fetches_no_data(tmp_path: Path) -> None:
-    data = draft_v2(delta=True).build()
-    place = SlotFiles(tmp_path, old={"system": OLD_IMAGE[:-1] + b"?"}, new={"system": IMAGE})
+def _changed(image: bytes, at: int) -> bytes:
+    return image[:at] + bytes([image[at] ^ 1]) + image[at + 1 :]
+
+
+@pytest.mark.parametrize("by_operation", [True, False])
+async def test_a_delta_onto_another_source_fetches_no_data(
+    tmp_path: Path, by_operation: bool
+) -> None:
+    draft = draft_v2(delta=True)
+    if not by_operation:
+        draft.manifest.partitions[0].operations[0].ClearField("src_sha256_hash")
+        draft.settle()
+    data = draft.build()
+    wrong = _changed(OLD_IMAGE, 7 * 4096 + 5)
+    place = SlotFiles(tmp_path, old={"system": wrong}, new={"system": IMAGE})
     source = Bytes(data, chunk=512)
-    with pytest.raises(SourceMismatch):
+    with pytest.raises(SourceMismatch, match="operation 1 " if by_operation else "starts from"):
         await place.install(source, built_keys())
     metadata = 24 + int.from_bytes(data[12:20], "big") + int.from_bytes(data[20:24], "big")
     assert source.fetched <= metadata + 512
@@ -494,6 +506,19 @@ async def test_a_delta_onto_another_source_fetches_no_data(tmp_path: Path) -> No
     place.sources.clear()
     with pytest.raises(SourceMismatch):
         await place.install(data, built_keys())
+
+
+async def test_what_no_operation_reads_need_not_be_as_it_was(tmp_path: Path) -> None:
+    """The hashes of operations decide where all have one; else that of the whole part does."""
+    old = {"system": _changed(OLD_IMAGE, 9 * 4096)}
+    place = SlotFiles(tmp_path, old=old, new={"system": IMAGE})
+    draft = draft_v2(delta=True)
+    await place.verify(await place.install(draft.build(), built_keys()))
+    assert place.matches()
+    draft.manifest.partitions[0].operations[0].ClearField("src_sha256_hash")
+    draft.settle()
+    with pytest.raises(SourceMismatch, match="starts from"):
+        await place.install(draft.build(), built_keys())
 
 
 async def test_the_booted_slot_is_no_target(tmp_path: Path) -> None:

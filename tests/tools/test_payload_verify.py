@@ -75,7 +75,7 @@ def test_a_delta_without_its_source_says_what_was_not_checked(
     old = put(tmp_path, OLD_IMAGE, "old")
     code, answer = tool.json("verify", payload, "--keys", keys, "--from", f"system={old}")
     assert (code, answer["complete"]) == (0, True)
-    old.write_bytes(OLD_IMAGE[:-1] + b"?")
+    old.write_bytes(b"?" + OLD_IMAGE[1:])
     code, answer = tool.json("verify", payload, "--keys", keys, "--from", f"system={old}")
     assert (code, answer["error"]["number"]) == (Exit.PAYLOAD, 20)
 

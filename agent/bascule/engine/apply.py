@@ -79,6 +79,7 @@ class Applier:
         lane: Lane,
         record: Callable[[int], None] | None,
         store: CheckpointStore | None,
+        flushed: Callable[[int], None] = lambda _: None,
         budget: int = BUDGET,
         interval: int = INTERVAL,
     ) -> None:
@@ -92,20 +93,23 @@ class Applier:
             record: makes a durable record of a prefix (called in a thread, after the flush), or
                 None for an installation that cannot be resumed.
             store: where a journal goes.
+            flushed: told on the loop of a prefix that is on the medium, while more is to come.
             budget, interval: bytes, see `BUDGET` and `INTERVAL`.
         """
         self.prefix = self.durable = first
         self.written = self.skipped = self.checkpoints = self.peak = 0
         self._manifest = manifest
+        self._operations = manifest.operations
         self._grounds = grounds
         self._clock = clock
         self._lane = lane
         self._record = record
         self._store = store
+        self._flushed = flushed
         self._budget = budget
         self._interval = interval
         self._order = Order(manifest)
-        for operation in manifest.operations[:first]:
+        for operation in self._operations[:first]:
             self._order.step(operation)
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "bascule-apply")
@@ -177,7 +181,7 @@ class Applier:
             BasculeError: something failed.
         """
         self.kick()
-        await self._until(lambda: self.prefix == len(self._manifest.operations))
+        await self._until(lambda: self.prefix == len(self._operations))
         for part in self._manifest.parts:
             ground = self._grounds.get(part.name)
             if part.in_place and ground is not None:
@@ -312,7 +316,7 @@ class Applier:
         self._done.add(index)
         while self.prefix in self._done:
             self._done.remove(self.prefix)
-            self._since += _room(self._manifest.operations[self.prefix], self._manifest)
+            self._since += _room(self._operations[self.prefix], self._manifest)
             self.prefix += 1
         self._maybe_checkpoint()
 
@@ -323,7 +327,7 @@ class Applier:
             blocks = min(per, extent.start + extent.blocks - start)
             await self._until(lambda: len(self._running) < 2 * self._workers)
             copy = functools.partial(_copy, ground, start, blocks)
-            self._start(copy, len(self._manifest.operations), 0)
+            self._start(copy, len(self._operations), 0)
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────
 
@@ -339,8 +343,11 @@ class Applier:
 
     def _synced(self, task: asyncio.Task[None]) -> None:
         self._sync_task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(len(self._manifest.operations), error)
+        if not task.cancelled():
+            if (error := task.exception()) is not None:
+                self._fail(len(self._operations), error)
+            else:
+                self._flushed(self.durable)
         self._changed.set()
 
     def _sync(self, prefix: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bascule.engine.checkpoint import CheckpointStore, Journal
-from bascule.engine.decode import produce
+from bascule.engine.decode import Source, produce
 from bascule.engine.device import PIECE, Device
 from bascule.engine.order import Run, Step
 from bascule.errors import (
@@ -50,11 +50,13 @@ class Ground:
         target: the part in the cleared slot.
         source: the part in the booted slot, if the payload is a delta.
         block: bytes.
+        proven: the booted slot's part was compared with what the payload starts from.
     """
 
     target: Device
     source: Device | None
     block: int
+    proven: bool = False
 
 
 def check_blob(operation: Operation, blob: bytes) -> None:
@@ -94,7 +96,9 @@ def carry_out(
         if step.keeps:
             journal = _keep(step, ground, store)
             stack.callback(journal.close)
-        source = Runs(step, ground.block, ground.target, ground.source, journal)
+        runs = Runs(step, ground.block, ground.target, ground.source, journal)
+        # Once is enough: that it did not change since is what the read-back shows.
+        source = runs if ground.proven else _checked(operation, runs)
         writer = Writer(operation, ground)
         for piece in _produced(operation, blob, source, ground.block):
             writer.push(piece)
@@ -107,13 +111,25 @@ def carry_out(
 def decoded(step: Step, blob: bytes, block: int, source: Device | None) -> Iterator[bytes]:
     """What an operation that reads nothing from the target would write, checked likewise."""
     check_blob(step.operation, blob)
-    runs = Runs(step, block, None, source, None)
+    runs = _checked(step.operation, Runs(step, block, None, source, None))
     return _produced(step.operation, blob, runs, block)
 
 
-def _produced(operation: Operation, blob: bytes, source: Runs, block: int) -> Iterator[bytes]:
+def check_source_of(operation: Operation, source: Device, block: int) -> None:
+    """Compare what an operation of major 2 will read with the hash that it gives.
+
+    Raises:
+        SourceMismatch: it differs.
+        StorageError: it cannot be read.
+    """
+    read = tuple(Run(e.start, e.blocks, written=False) for e in operation.source)
+    step = Step(operation, read, frozenset(), 0, keeps=False, bare=frozenset())
+    _checked(operation, Runs(step, block, None, source, None))
+
+
+def _produced(operation: Operation, blob: bytes, source: Source, block: int) -> Iterator[bytes]:
     room = sum(extent.blocks for extent in operation.target) * block
-    return produce(operation, blob, _checked(operation, source), room)
+    return produce(operation, blob, source, room)
 
 
 class Runs:

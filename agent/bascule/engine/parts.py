@@ -13,6 +13,7 @@ from bascule.engine.claim import refuse_booted
 from bascule.engine.device import PIECE, Device, Region, open_source, open_target
 from bascule.engine.newfile import NewFile, partial_path
 from bascule.engine.room import Want, shortfalls
+from bascule.engine.sources import check_source, hashed_bytes, reads_source
 from bascule.engine.verify import sha256_of, skippable
 from bascule.errors import (
     NotEnoughSpace,
@@ -46,6 +47,7 @@ class Parts:
         self._sources = sources
         self._files: dict[str, NewFile] = {}
         self._devices: list[Device] = []
+        self._proven: set[str] = set()
         self._carried_info: Mapping[str, PartInfo] = {}
         self._wanted: list[Part] = [
             part for part in manifest.parts if part.known and part.name in targets
@@ -55,7 +57,7 @@ class Parts:
         self._carried: list[str] = sorted(
             name for name in set(targets) - named if _exists(sources.get(name))
         )
-        self.source_bytes = sum(p.old.size for p in self._wanted if p.old is not None)
+        self.source_bytes = sum(map(hashed_bytes, self._wanted))
 
     @property
     def flushes(self) -> int:
@@ -95,14 +97,19 @@ class Parts:
             if part.name not in self._sources:
                 raise SourceMismatch(f"{part.name} is a delta and there is no old {part.name}")
 
-    def check_sources(self, moved: Callable[[int], None], stop: threading.Event) -> None:
-        """Hash the whole of each source that the manifest has a hash for. Blocking.
+    def check_sources(
+        self, moved: Callable[[int], None], stop: threading.Event, workers: int
+    ) -> None:
+        """Hash each source that the manifest has hashes for. Blocking; see `check_source`.
 
         Raises:
             SourceMismatch: error number 20.
         """
+        block = self._manifest.block_size
         for part in self._wanted:
-            check_source(part, self._sources.get(part.name), moved, stop)
+            region = self._sources.get(part.name)
+            if check_source(part, region, block, moved=moved, stop=stop, workers=workers):
+                self._proven.add(part.name)
 
     def open(self, *, resume: bool, done: int = 0) -> bool:
         """Open every device.
@@ -134,7 +141,7 @@ class Parts:
             if reads_source(part):
                 source = open_source(self._sources[part.name])
                 self._devices.append(source)
-            self.grounds[part.name] = Ground(target, source, block)
+            self.grounds[part.name] = Ground(target, source, block, part.name in self._proven)
         return True
 
     def carry_over(self) -> Mapping[str, PartInfo]:
@@ -274,44 +281,8 @@ def _overlap(part: Part) -> int:
     return most
 
 
-def check_source(
-    part: Part,
-    region: Region | None,
-    moved: Callable[[int], None] | None = None,
-    stop: threading.Event | None = None,
-) -> None:
-    """Compare an old part with what the manifest says a delta starts from. Blocking.
-
-    Raises:
-        SourceMismatch: it differs, or is too small.
-        StorageError: it cannot be read.
-    """
-    if part.old is None or region is None:
-        return
-    source = open_source(region)
-    try:
-        if source.size < part.old.size:
-            raise SourceMismatch(
-                f"old {part.name} has {source.size} bytes, the delta starts from {part.old.size}"
-            )
-        found = sha256_of(source, part.old.size, moved=moved, stop=stop)
-    finally:
-        source.close()
-    if found != part.old.sha256:
-        raise SourceMismatch(
-            f"{part.name} at {region.path} is {found.hex()[:16]}…, "
-            f"the delta starts from {part.old.sha256.hex()[:16]}…",
-            part=part.name,
-        )
-
-
-def reads_source(part: Part) -> bool:
-    """Whether applying the part reads the booted slot."""
-    return part.in_place or part.old is not None
-
-
-__all__ = ["Parts", "check_source", "reads_source"]
-
-
 def _exists(region: Region | None) -> bool:
     return region is None or not region.file or region.path.exists()
+
+
+__all__ = ["Parts"]

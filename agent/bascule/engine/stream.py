@@ -26,6 +26,7 @@ from bascule.engine.lane import HashLane
 from bascule.engine.openpgp import SignedDigests
 from bascule.engine.parts import Parts
 from bascule.engine.thread import in_thread
+from bascule.engine.verify import Begun, ReadBehind
 from bascule.errors import (
     BasculeError,
     DeviceOpenError,
@@ -140,19 +141,21 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A payload that is applied, flushed and proven; not yet read back.
+    """A payload that is applied, flushed and proven; not yet read back to its end.
 
     Attributes:
         signed: the proven manifest.
         stats: what it cost.
         resumed: whether an earlier attempt was continued.
         carried: parts that the payload does not name, copied from the booted slot.
+        begun: what was read back already, by name of part.
     """
 
     signed: SignedManifest
     stats: Stats
     resumed: bool
     carried: Mapping[str, PartInfo]
+    begun: Mapping[str, Begun]
 
 
 async def install(
@@ -282,6 +285,7 @@ class _Installation:
         self._parts: Parts | None = None
         self._lane: HashLane | None = None
         self._applier: Applier | None = None
+        self._behind: ReadBehind | None = None
         self._names: frozenset[str] = frozenset()
         self._signed_sha256: bytes | None = None
         self._signatures = b""
@@ -386,6 +390,7 @@ class _Installation:
     ) -> None:
         self._names = frozenset(running)
         lane = self._lane = HashLane(running, first=first, moved=self._moved)
+        behind = self._behind = ReadBehind(manifest, self.targets)
         grounds: dict[str, Ground] = parts.grounds
         self._applier = Applier(
             manifest,
@@ -396,6 +401,7 @@ class _Installation:
             lane=lane,
             record=self._save if self.store is not None else None,
             store=self.store,
+            flushed=behind.advance,
             budget=self.budget,
             interval=self.interval,
         )
@@ -483,6 +489,7 @@ class _Installation:
         """Everything is here: finish the slot, then the original's order of proofs (1.6)."""
         assert self._manifest is not None and self._metadata is not None
         assert self._lane is not None and self._applier is not None and self._parts is not None
+        assert self._behind is not None
         await self._lane.drain()
         await self._applier.complete()
         carried = await in_thread(self._parts.carry_over)
@@ -508,7 +515,8 @@ class _Installation:
             self._manifest, evidence, keys=found, require=self.require, any_of=self.any_of
         )
         await in_thread(self._parts.commit)
-        return Installed(signed, self._stats(), self._resumed, carried)
+        begun = await self._behind.stop()
+        return Installed(signed, self._stats(), self._resumed, carried, begun)
 
     def _preflight(self, parts: Parts, metadata: Metadata) -> None:
         parts.preflight(
@@ -533,7 +541,7 @@ class _Installation:
         def tell(size: int) -> None:
             loop.call_soon_threadsafe(moved, size)
 
-        await in_thread(lambda: parts.check_sources(tell, stop), stop)
+        await in_thread(lambda: parts.check_sources(tell, stop, self.workers), stop)
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────
 
@@ -615,6 +623,8 @@ class _Installation:
         if self._applier is not None:
             await self._applier.settle()
             self._applier.close()
+        if self._behind is not None:
+            await self._behind.stop()
         if self._lane is not None:
             self._lane.close()
         if self._parts is not None:

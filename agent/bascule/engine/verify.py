@@ -1,20 +1,28 @@
-"""Reads what was written back from the medium, and only then calls the slot verified."""
+"""Reads what was written back from the medium, and only then calls the slot verified.
+
+Most of it can be done while the rest of the payload still arrives (`ReadBehind`): what is flushed,
+and what no later operation writes, is as final as it will ever be. `read_back` goes on from there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import functools
 import hashlib
 import mmap
 import queue
 import threading
+from array import array
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, field
+from typing import TYPE_CHECKING
 
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.checkpoint import CheckpointStore
-from bascule.engine.device import Device, Region, open_source
-from bascule.engine.thread import in_thread
+from bascule.engine.device import PIECE, Device, Region, open_source
+from bascule.engine.thread import finished, in_thread
 from bascule.errors import (
     KernelMismatch,
     PartsMissing,
@@ -22,9 +30,12 @@ from bascule.errors import (
     Stopped,
     StorageError,
 )
-from bascule.formats.manifest import KERNEL, Part, PartInfo
+from bascule.formats.manifest import KERNEL, Manifest, Part, PartInfo
 from bascule.formats.signature import SignedManifest
 from bascule.formats.slots import Slot
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 SWEEP = 4 << 20
 """Bytes read at once."""
@@ -53,10 +64,24 @@ class VerifiedSlot:
             raise TypeError("only verify.read_back() makes a VerifiedSlot")
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What `ReadBehind` has read back of one part.
+
+    Attributes:
+        length: bytes from the part's start.
+        digest: running over them.
+    """
+
+    length: int
+    digest: _Hash
+
+
 def sha256_of(
     device: Device,
     length: int,
     *,
+    begun: Begun | None = None,
     moved: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> bytes:
@@ -65,12 +90,16 @@ def sha256_of(
     Reads in one thread and hashes in another, so the slower of the two sets the pace.
 
     Args:
+        begun: what is known already; `moved` is told of its bytes first.
         moved: told after each piece how many bytes it had.
         stop: ends it early with `Stopped`.
 
     Raises:
         StorageError: the device is shorter or fails.
     """
+    first, digest = (begun.length, begun.digest.copy()) if begun else (0, hashlib.sha256())
+    if first and moved is not None:
+        moved(first)
     buffers = [mmap.mmap(-1, SWEEP) for _ in range(_BUFFERS)]
     free: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     full: queue.SimpleQueue[tuple[int, int] | BaseException | None] = queue.SimpleQueue()
@@ -79,7 +108,7 @@ def sha256_of(
 
     def read() -> None:
         try:
-            for start in range(0, length, SWEEP):
+            for start in range(first, length, SWEEP):
                 number = free.get()
                 if number is None:
                     return
@@ -90,7 +119,6 @@ def sha256_of(
         except BaseException as error:
             full.put(error)
 
-    digest = hashlib.sha256()
     reader = threading.Thread(target=read, name="bascule-read", daemon=True)
     reader.start()
     try:
@@ -111,12 +139,121 @@ def sha256_of(
     return digest.digest()
 
 
+class _Track:
+    """One part of a `ReadBehind`.
+
+    Attributes:
+        read: bytes read and hashed.
+        until: bytes that are final.
+    """
+
+    def __init__(self, part: Part, region: Region, block: int) -> None:
+        assert part.new is not None
+        self.region = region
+        self.read = self.until = 0
+        self.digest = hashlib.sha256()
+        self.device: Device | None = None
+        self._size = part.new.size
+        self._indices = array("Q")
+        starts = array("Q")
+        for operation in part.operations:
+            written = [extent.start for extent in operation.target if not extent.hole]
+            self._indices.append(operation.index)
+            starts.append(min(min(written, default=self._size) * block, self._size))
+        for number in range(len(starts) - 2, -1, -1):
+            starts[number] = min(starts[number], starts[number + 1])
+        self._lowest = starts
+
+    def advance(self, prefix: int) -> None:
+        """Every operation below `prefix` is on the medium."""
+        following = bisect.bisect_left(self._indices, prefix)
+        end = self._lowest[following] if following < len(self._lowest) else self._size
+        self.until = end // PIECE * PIECE
+
+
+class ReadBehind:
+    """Reads back and hashes, in a thread of its own, what is final while the payload still arrives.
+
+    Final is what lies below the first block that an operation yet to be flushed writes. Parts that
+    are changed in place are left to `read_back`: blocks that no operation writes are filled in last.
+    So are files, which get their name in the end. A part that cannot be read is left to it too.
+    """
+
+    def __init__(self, manifest: Manifest, targets: Mapping[str, Region]) -> None:
+        """
+        Args:
+            targets: part name → where it is written.
+        """
+        self._tracks = {
+            part.name: _Track(part, targets[part.name], manifest.block_size)
+            for part in manifest.parts
+            if part.new is not None
+            and part.name in targets
+            and not (part.in_place or part.file or targets[part.name].file)
+        }
+        self._thread = ThreadPoolExecutor(1, "bascule-behind")
+        self._stop = threading.Event()
+        self._running: asyncio.Future[None] | None = None
+
+    def advance(self, prefix: int) -> None:
+        """Every operation below `prefix` is carried out and flushed."""
+        for track in self._tracks.values():
+            track.advance(prefix)
+        self._start()
+
+    async def stop(self) -> Mapping[str, Begun]:
+        """End the thread after the piece that it is at; what was read, by name of part."""
+        self._stop.set()
+        try:
+            if self._running is not None:
+                await finished(self._running)
+        finally:
+            self._thread.shutdown(wait=True)
+            for track in self._tracks.values():
+                if track.device is not None:
+                    track.device.close()
+        return {
+            name: Begun(track.read, track.digest)
+            for name, track in self._tracks.items()
+            if track.read
+        }
+
+    def _start(self) -> None:
+        if self._running is not None or self._stop.is_set():
+            return
+        if any(track.read < track.until for track in self._tracks.values()):
+            loop = asyncio.get_running_loop()
+            self._running = loop.run_in_executor(self._thread, self._work)
+            self._running.add_done_callback(self._ended)
+
+    def _ended(self, done: asyncio.Future[None]) -> None:
+        self._running = None
+        done.result()
+        self._start()
+
+    def _work(self) -> None:
+        with mmap.mmap(-1, PIECE) as buffer:
+            for name, track in list(self._tracks.items()):
+                try:
+                    if track.device is None:
+                        track.device = open_source(track.region)
+                    while track.read < track.until and not self._stop.is_set():
+                        with memoryview(buffer) as view:
+                            track.device.read_into(track.read, view)
+                            track.digest.update(view)
+                        track.read += PIECE
+                except StorageError:
+                    # `read_back` meets it again, and says which part it is.
+                    del self._tracks[name]
+
+
 async def read_back(
     signed: SignedManifest,
     targets: Mapping[str, Region],
     *,
     cleared: ClearedSlot,
     carried: Mapping[str, PartInfo] | None = None,
+    begun: Mapping[str, Begun] | None = None,
     observer: Callable[[int, int], None] | None = None,
     checkpoint: CheckpointStore | None = None,
 ) -> VerifiedSlot:
@@ -127,6 +264,7 @@ async def read_back(
         targets: part name → where it was written.
         cleared: the slot that was written.
         carried: parts that the payload does not name and that were copied from the booted slot.
+        begun: what was read back while the payload arrived.
         observer: told (bytes done, bytes total) on the event loop.
         checkpoint: dropped if the slot differs: the next attempt must write it again.
 
@@ -159,7 +297,8 @@ async def read_back(
 
     for name, region, info, file in wanted:
         stop = threading.Event()
-        work = functools.partial(_compare, name, region, info, file, tell, stop)
+        known = begun.get(name) if begun else None
+        work = functools.partial(_compare, name, region, info, file, known, tell, stop)
         try:
             await in_thread(work, stop)
         except SlotMismatch:
@@ -179,6 +318,7 @@ def _compare(
     region: Region,
     info: PartInfo,
     file: bool,
+    begun: Begun | None,
     moved: Callable[[int], None],
     stop: threading.Event,
 ) -> None:
@@ -194,7 +334,7 @@ def _compare(
                 part=name,
                 path=str(region.path),
             )
-        found = sha256_of(device, info.size, moved=moved, stop=stop)
+        found = sha256_of(device, info.size, begun=begun, moved=moved, stop=stop)
     finally:
         device.close()
     if found != info.sha256:
@@ -206,4 +346,4 @@ def _compare(
         )
 
 
-__all__ = ["VerifiedSlot", "read_back", "sha256_of", "skippable"]
+__all__ = ["Begun", "ReadBehind", "VerifiedSlot", "read_back", "sha256_of", "skippable"]

@@ -20,8 +20,8 @@ from typing import Any
 from bascule.engine.boot.files import clear_files
 from bascule.engine.claim import place
 from bascule.engine.device import Region, flush_folder
-from bascule.engine.parts import check_source, reads_source
 from bascule.engine.rehearse import rehearse
+from bascule.engine.sources import check_source, reads_source
 from bascule.engine.stream import Announced, Installed, Progress, install
 from bascule.engine.trust import read_keyring
 from bascule.engine.verify import read_back, skippable
@@ -172,7 +172,7 @@ def _rehearse(
     progress: _Progress,
 ) -> None:
     assert part.new is not None
-    check_source(part, source)
+    check_source(part, source, manifest.block_size, workers=args.workers)
     total, done = part.new.size, 0
 
     def moved(size: int) -> None:
@@ -305,6 +305,7 @@ async def _install(
             installed.signed,
             targets,
             cleared=cleared,
+            begun=installed.begun,
             observer=lambda done, total: progress.show("reading back", done, total),
         )
     except asyncio.CancelledError:
