@@ -33,6 +33,7 @@ from bascule.updater.status import State, Status
 from bascule.updater.steering import Actor
 from bascule.updater.updater import Updater
 from bascule.updater.verdict import Verdict
+from bascule.wall import wall
 
 if TYPE_CHECKING:
     from bascule.daemon import Daemon
@@ -254,10 +255,7 @@ class Conductor:
         warn = self._assembly.settings.reboot.warn
         if not found.sessions or warn <= 0:
             return
-        process = await asyncio.create_subprocess_exec(
-            "wall", f"{sentence} In {int(warn)} seconds."
-        )
-        await process.wait()
+        await wall(f"{sentence} In {int(warn)} seconds.")
         await asyncio.sleep(warn)
 
     async def _reboot_by_hand(self) -> None:

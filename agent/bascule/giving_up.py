@@ -24,6 +24,7 @@ from bascule.healthchecks import host_of
 from bascule.trial import CLOCKS, Boot, Clocks, look, remember
 from bascule.updater.health_verdict import Deadman, HealthVerdict, deadman, last_moment
 from bascule.updater.intent import Intent
+from bascule.wall import wall
 
 LOOK_AGAIN = 60.0
 """Longest sleep, in seconds: slots and ledger are looked at anew after it."""
@@ -65,7 +66,7 @@ async def deadman_switch(
         await _give_up(assembly, boot, order.reason, clocks)
     elif order.action is Deadman.STAY:
         await remember(assembly, "stays-up", boot, reason=order.reason)
-        await asyncio.to_thread(_shout, order.reason)
+        await _shout(order.reason)
     return {"action": order.action.value, "said": order.reason}
 
 
@@ -136,11 +137,8 @@ def _force() -> None:
             print(f"{' '.join(words)}: {error}", file=sys.stderr)
 
 
-def _shout(reason: str) -> None:
+async def _shout(reason: str) -> None:
     """To the journal as an emergency, which journald shows on every terminal, and by wall."""
     if "JOURNAL_STREAM" in os.environ:
         print(f"<0>Bascule: {reason}", file=sys.stderr)
-    try:
-        subprocess.run(["wall", f"Bascule: {reason}"], check=False, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return
+    await wall(reason)

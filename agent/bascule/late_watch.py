@@ -7,7 +7,6 @@ again until it comes. A host that has no other slot to boot is never rebooted: i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from bascule.errors import BasculeError, SlotNotBootable
 from bascule.formats.slots import Slot
 from bascule.updater.late import CrashLoops, excused_units, watched_until
 from bascule.updater.status import Status
+from bascule.wall import wall
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -27,17 +27,7 @@ RETRY = 60.0
 QUIET = 3600.0
 """Seconds between looks where nothing is watched."""
 
-WALL_TIMEOUT = 10.0
-
 Read = Callable[[Any, tuple[str, ...]], Awaitable[dict[str, UnitState]]]
-
-
-async def wall(sentence: str) -> None:
-    """Tell whoever is logged in; a host without `wall` has told the journal."""
-    with contextlib.suppress(OSError, TimeoutError):
-        process = await asyncio.create_subprocess_exec("wall", f"Bascule: {sentence}")
-        async with asyncio.timeout(WALL_TIMEOUT):
-            await process.wait()
 
 
 class LateWatch:

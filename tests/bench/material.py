@@ -21,8 +21,8 @@ UNIQUE = 128 * MIB
 """Bytes of an image that are packed; a larger one repeats them, so that xz -6 and zstd -19 do not
 take minutes. A decoder has forgotten a megabyte long before it comes round again."""
 
-CODECS = {"bz2": 1, "xz": 2, "zstd": 2, "raw": 2}
-"""Codec → payload major. bz2 is what Flatcar's own generator makes."""
+CODECS = {"bz2": 1, "xz": 2, "zstd": 2, "raw": 1}
+"""Codec → payload major: that of Flatcar's own generator where it knows the codec."""
 
 
 @dataclass(frozen=True)

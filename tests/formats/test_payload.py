@@ -287,7 +287,33 @@ def test_feeding_bytes_one_by_one_copies_no_more_than_they_are() -> None:
     last = 0
     for at in range(manifest.blobs_offset, manifest.blobs_offset + 299_999):
         assert parser.feed(data[at : at + 1]) == []
-        allocated = parser._held.__alloc__()
+        (held,) = parser._held._pieces
+        assert isinstance(held, bytearray)
+        allocated = held.__alloc__()
         resized += allocated if allocated != last else 0
         last = allocated
     assert resized < 10 * 300_000
+
+
+def test_larger_pieces_are_joined_once() -> None:
+    """What comes in pieces of a decent size is not copied into a growing buffer first."""
+    draft = draft_v1()
+    blob = bytes(range(256)) * 1200
+    draft.blobs[0] = blob
+    draft.operations[0].dst_extents[0].num_blocks = 128
+    draft.settle()
+    data = draft.build()
+    manifest = read([data]).manifest
+    assert manifest is not None
+    parser = PayloadParser.resume(manifest, 0)
+    at, sizes = manifest.blobs_offset, [100_000, 10, 20, 100_000, 5000, 50, 200_000]
+    events: list[object] = []
+    for size in sizes:
+        events += parser.feed(data[at : at + size])
+        at += size
+        if not events:
+            assert sum(map(len, parser._held._pieces)) == parser._held.size
+            assert parser.received == at
+    assert len(blob) < sum(sizes)
+    assert isinstance(events[0], Blob)
+    assert events[0].data == blob

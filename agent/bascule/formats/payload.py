@@ -115,6 +115,42 @@ class _At(enum.Enum):
     END = enum.auto()
 
 
+_SMALL = 4096
+"""Bytes below which a piece is copied rather than kept, lest a server that sends single bytes pay
+for each with a hundred of ours."""
+
+
+class _Pieces:
+    """Bytes that wait for the rest of what they belong to, and are joined once.
+
+    Attributes:
+        size: bytes.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[memoryview | bytearray] = []
+
+    def add(self, piece: memoryview) -> None:
+        self.size += len(piece)
+        last = self._pieces[-1] if self._pieces else None
+        if len(piece) >= _SMALL:
+            self._pieces.append(piece)
+        elif isinstance(last, bytearray):
+            last += piece
+        else:
+            self._pieces.append(bytearray(piece))
+
+    def peek(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def take(self) -> bytes:
+        taken = b"".join(self._pieces)
+        self._pieces.clear()
+        self.size = 0
+        return taken
+
+
 class PayloadParser:
     """Turns a payload's bytes, in pieces of any size, into events.
 
@@ -139,7 +175,7 @@ class PayloadParser:
         self._metadata_size = metadata_size
         self._at = _At.HEADER
         self._consumed = 0
-        self._held = bytearray()
+        self._held = _Pieces()
         self._wanted = 20
         self._raw = b""
         self._header: Header | None = None
@@ -175,7 +211,7 @@ class PayloadParser:
     @property
     def received(self) -> int:
         """File offset of the next byte to feed: where an interrupted transfer goes on."""
-        return self._consumed + len(self._raw) + len(self._held)
+        return self._consumed + len(self._raw) + self._held.size
 
     @property
     def header(self) -> Header | None:
@@ -222,12 +258,10 @@ class PayloadParser:
         """
         if self._at is not _At.WAITING:
             raise RuntimeError("begin() without Metadata")
-        held = bytes(self._held)
-        if held and first_operation:
+        if self._held.size and first_operation:
             raise RuntimeError("begin() in the middle with bytes already fed")
-        self._held.clear()
         self._position(manifest, first_operation)
-        return self._run(memoryview(held))
+        return self._run(memoryview(self._held.take()))
 
     def finish(self) -> None:
         """Say that no more bytes come.
@@ -270,18 +304,17 @@ class PayloadParser:
                     return events[:-1]
                 self._refuse_excess()
             if self._at is _At.WAITING:
-                self._held += data[at:]
+                self._held.add(data[at:])
                 return events
-            missing = self._wanted - len(self._held)
+            missing = self._wanted - self._held.size
             if len(data) - at < missing:
-                self._held += data[at:]
+                self._held.add(data[at:])
                 if self._at is _At.HEADER:
-                    self._check_head()
+                    self._check_head(self._held.peek())
                 return events
-            if self._held:
-                self._held += data[at : at + missing]
-                piece = bytes(self._held)
-                self._held = bytearray()
+            if self._held.size:
+                self._held.add(data[at : at + missing])
+                piece = self._held.take()
             else:
                 piece = bytes(data[at : at + missing])
             at += missing
@@ -318,24 +351,23 @@ class PayloadParser:
             self._at = _At.BLOBS
             self._wanted = 0
 
-    def _check_head(self) -> None:
+    def _check_head(self, begun: bytes) -> None:
         """Refuse a login page at its first byte, not when 20 of them have come."""
-        head = bytes(self._held[:4])
+        head = begun[:4]
         if not MAGIC.startswith(head):
             raise BadMagic(f"it begins with {head!r}")
-        if len(self._held) >= 12:
-            major = int.from_bytes(self._held[4:12], "big")
+        if len(begun) >= 12:
+            major = int.from_bytes(begun[4:12], "big")
             if major not in (1, 2):
                 raise UnsupportedMajor(f"major version {major}")
 
     def _read_header(self, piece: bytes) -> None:
-        self._held += piece
-        self._check_head()
+        self._check_head(piece)
         major = int.from_bytes(piece[4:12], "big")
         if major == 2 and len(piece) == 20:
+            self._held.add(memoryview(piece))
             self._wanted = 24
             return
-        self._held.clear()
         header = Header(
             major=major,
             manifest_size=int.from_bytes(piece[12:20], "big"),
