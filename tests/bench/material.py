@@ -97,7 +97,11 @@ class Material:
         """A full payload of one codec."""
         size = size or self.size
         return self._pack(
-            f"full-{codec}-{size // MIB}", CODECS[codec], self.image(size), None, [codec]
+            f"full-{codec}-v{CODECS[codec]}-{size // MIB}",
+            CODECS[codec],
+            self.image(size),
+            None,
+            [codec],
         )
 
     def delta(self, major: int, size: int | None = None) -> Payload:

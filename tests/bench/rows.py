@@ -16,7 +16,7 @@ from typing import Any
 import errands
 import idle
 import limits
-from material import CODECS, MIB, Material, Payload
+from material import MIB, Material, Payload
 
 HERE = Path(__file__).resolve().parent
 
@@ -142,7 +142,7 @@ def full(bench: Bench, codec: str) -> Iterator[Row]:
     wanted = 0.70 if hashing else 0.85
     best = named[slowest] / wall
     yield Row(
-        f"full {codec} (v{CODECS[codec]}), {size // MIB} MiB: file → slot, flushed, re-read",
+        f"full {codec} (v{payload.major}), {size // MIB} MiB: file → slot, flushed, re-read",
         f"≥ {share(wanted)} of {slowest}",
         f"{share(best)}: {wall:.2f} s against {named[slowest]:.2f} s "
         f"({size / MIB / wall:.0f} MiB/s, {middle([r['cpu_s'] for r in reports]):.2f} s CPU)",

@@ -140,7 +140,11 @@ class Applier:
             BasculeError: an operation handed over earlier has failed.
         """
         step = self._order.step(operation)
-        if operation.part not in self._grounds:
+        ground = self._grounds.get(operation.part)
+        # No other operation writes these blocks: manifests where two do are refused (manifest_v2).
+        there = ground is not None and operation.index in ground.there
+        if ground is None or there:
+            self.skipped += _room(operation, self._manifest) if there else 0
             self._finish(operation.index)
             return
         room = min(_room(operation, self._manifest), PIECE)
@@ -334,9 +338,12 @@ class Applier:
     def _maybe_checkpoint(self) -> None:
         if self._record is None or self._sync_task is not None or self._stop.is_set():
             return
-        if min(self.prefix, self._lane.marked) <= self.durable:
-            return
         if self._since < self._interval and self._clock() - self._last < PATIENCE:
+            return
+        if self._lane.marked < self.prefix:
+            # A delta writes much of the slot from few bytes, which wait to become more.
+            self._lane.kick()
+        if min(self.prefix, self._lane.marked) <= self.durable:
             return
         self._sync_task = asyncio.ensure_future(self.checkpoint())
         self._sync_task.add_done_callback(self._synced)

@@ -51,12 +51,14 @@ class Ground:
         source: the part in the booted slot, if the payload is a delta.
         block: bytes.
         proven: the booted slot's part was compared with what the payload starts from.
+        there: indices of operations that need not be carried out; their sources are not proven.
     """
 
     target: Device
     source: Device | None
     block: int
     proven: bool = False
+    there: frozenset[int] = frozenset()
 
 
 def check_blob(operation: Operation, blob: bytes) -> None:
@@ -122,9 +124,15 @@ def check_source_of(operation: Operation, source: Device, block: int) -> None:
         SourceMismatch: it differs.
         StorageError: it cannot be read.
     """
-    read = tuple(Run(e.start, e.blocks, written=False) for e in operation.source)
-    step = Step(operation, read, frozenset(), 0, keeps=False, bare=frozenset())
-    _checked(operation, Runs(step, block, None, source, None))
+    ends = max((e.start + e.blocks for e in operation.source if not e.hole), default=0) * block
+    if ends > source.size or any(e.hole for e in operation.source):
+        read = tuple(Run(e.start, e.blocks, written=False) for e in operation.source)
+        step = Step(operation, read, frozenset(), 0, keeps=False, bare=frozenset())
+        _checked(operation, Runs(step, block, None, source, None))
+        return
+    spans = [(e.start * block, e.blocks * block) for e in operation.source]
+    if source.sha256(spans) != operation.source_sha256:
+        raise _mismatch(operation)
 
 
 def _produced(operation: Operation, blob: bytes, source: Source, block: int) -> Iterator[bytes]:
@@ -210,11 +218,15 @@ def _checked(operation: Operation, source: Runs) -> Runs | _Held:
         for start in range(0, source.length, PIECE):
             digest.update(source.read(start, min(PIECE, source.length - start)))
     if digest.digest() != operation.source_sha256:
-        raise SourceMismatch(
-            f"operation {operation.index} ({operation.type.name}) of {operation.part}",
-            operation=operation.index,
-        )
+        raise _mismatch(operation)
     return source if held is None else _Held(held)
+
+
+def _mismatch(operation: Operation) -> SourceMismatch:
+    return SourceMismatch(
+        f"operation {operation.index} ({operation.type.name}) of {operation.part}",
+        operation=operation.index,
+    )
 
 
 def _keep(step: Step, ground: Ground, store: CheckpointStore | None) -> Journal:

@@ -13,7 +13,7 @@ from bascule.engine.claim import refuse_booted
 from bascule.engine.device import PIECE, Device, Region, open_source, open_target
 from bascule.engine.newfile import NewFile, partial_path
 from bascule.engine.room import Want, shortfalls
-from bascule.engine.sources import check_source, hashed_bytes, reads_source
+from bascule.engine.sources import Checked, check_source, hashed_bytes, reads_source
 from bascule.engine.verify import sha256_of, skippable
 from bascule.errors import (
     NotEnoughSpace,
@@ -47,7 +47,7 @@ class Parts:
         self._sources = sources
         self._files: dict[str, NewFile] = {}
         self._devices: list[Device] = []
-        self._proven: set[str] = set()
+        self._checked: dict[str, Checked] = {}
         self._carried_info: Mapping[str, PartInfo] = {}
         self._wanted: list[Part] = [
             part for part in manifest.parts if part.known and part.name in targets
@@ -107,9 +107,15 @@ class Parts:
         """
         block = self._manifest.block_size
         for part in self._wanted:
-            region = self._sources.get(part.name)
-            if check_source(part, region, block, moved=moved, stop=stop, workers=workers):
-                self._proven.add(part.name)
+            self._checked[part.name] = check_source(
+                part,
+                self._sources.get(part.name),
+                block,
+                target=self._targets[part.name],
+                moved=moved,
+                stop=stop,
+                workers=workers,
+            )
 
     def open(self, *, resume: bool, done: int = 0) -> bool:
         """Open every device.
@@ -141,7 +147,8 @@ class Parts:
             if reads_source(part):
                 source = open_source(self._sources[part.name])
                 self._devices.append(source)
-            self.grounds[part.name] = Ground(target, source, block, part.name in self._proven)
+            checked = self._checked.get(part.name, Checked())
+            self.grounds[part.name] = Ground(target, source, block, checked.proven, checked.there)
         return True
 
     def carry_over(self) -> Mapping[str, PartInfo]:

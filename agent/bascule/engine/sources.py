@@ -4,22 +4,39 @@ A manifest says it in one of two ways: with a hash of the whole old part (major 
 one for what each operation reads (major 2). The first is one hash from end to end and keeps one core
 busy; the second leaves out what nobody reads and is spread over all of them, so it is preferred where
 every operation that reads has one.
+
+Where an operation only copies, its hash is that of what it makes, too. A target that has it already,
+as most of a slot has that held the release before, is left alone and its source need not be read.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from bascule.engine.carry import check_source_of
 from bascule.engine.device import Device, Region, open_source
 from bascule.engine.verify import sha256_of
-from bascule.errors import SourceMismatch, Stopped
-from bascule.formats.manifest import Operation, Part
+from bascule.errors import SourceMismatch, Stopped, StorageError
+from bascule.formats.manifest import Extent, Operation, OperationType, Part
 
 _GROUP = 4 << 20
 """Bytes of source that a thread takes at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What is known of one part before it is applied.
+
+    Attributes:
+        proven: whatever operations read of the booted slot, those in `there` aside, is right.
+        there: indices of operations whose targets hold already what they would write.
+    """
+
+    proven: bool = False
+    there: frozenset[int] = frozenset()
 
 
 def reads_source(part: Part) -> bool:
@@ -39,27 +56,26 @@ def check_source(
     region: Region | None,
     block: int,
     *,
+    target: Region | None = None,
     moved: Callable[[int], None] = lambda _: None,
     stop: threading.Event | None = None,
     workers: int = 2,
-) -> bool:
+) -> Checked:
     """Compare an old part with what the manifest says a delta starts from. Blocking.
 
     Args:
         block: bytes of a block.
+        target: where the part goes, to find what is there already; only read.
         moved: told after each piece how many bytes it had, from any thread.
         stop: ends it early with `Stopped`.
-        workers: threads that hash.
-
-    Returns:
-        Whether the manifest says enough to know that whatever is read is right.
+        workers: threads that can hash at a time; as many again wait for the medium.
 
     Raises:
         SourceMismatch: it differs, or is too small (error number 20).
         StorageError: it cannot be read.
     """
     if part.old is None or region is None:
-        return False
+        return Checked()
     source = open_source(region)
     try:
         if source.size < part.old.size:
@@ -67,8 +83,10 @@ def check_source(
                 f"old {part.name} has {source.size} bytes, the delta starts from {part.old.size}"
             )
         if _by_operation(part):
-            _check_operations(part, source, block, moved, stop or threading.Event(), workers)
-            return True
+            there = _check_operations(
+                part, source, target, block, moved, stop or threading.Event(), workers
+            )
+            return Checked(proven=True, there=there)
         found = sha256_of(source, part.old.size, moved=moved, stop=stop)
     finally:
         source.close()
@@ -78,7 +96,7 @@ def check_source(
             f"the delta starts from {part.old.sha256.hex()[:16]}…",
             part=part.name,
         )
-    return True
+    return Checked(proven=True)
 
 
 def _by_operation(part: Part) -> bool:
@@ -91,26 +109,61 @@ def _by_operation(part: Part) -> bool:
 def _check_operations(
     part: Part,
     source: Device,
+    target: Region | None,
     block: int,
     moved: Callable[[int], None],
     stop: threading.Event,
     workers: int,
-) -> None:
+) -> frozenset[int]:
+    there: set[int] = set()
+    present = open_source(target) if target is not None and not target.file else None
+
     def check(group: list[Operation]) -> None:
         for operation in group:
             if stop.is_set():
                 raise Stopped
-            check_source_of(operation, source, block)
+            if present is not None and _is_there(operation, source, present, block):
+                there.add(operation.index)
+            else:
+                check_source_of(operation, source, block)
             moved(operation.source_length)
 
-    with ThreadPoolExecutor(workers, "bascule-source") as pool:
-        try:
-            # In payload order: of several faults the first one is told.
-            for _ in pool.map(check, _groups(part)):
-                pass
-        except BaseException:
-            stop.set()
-            raise
+    try:
+        with ThreadPoolExecutor(2 * workers, "bascule-source") as pool:
+            try:
+                # In payload order: of several faults the first one is told.
+                for _ in pool.map(check, _groups(part)):
+                    pass
+            except BaseException:
+                stop.set()
+                raise
+    finally:
+        if present is not None:
+            present.close()
+    return frozenset(there)
+
+
+def _is_there(operation: Operation, source: Device, target: Device, block: int) -> bool:
+    """Whether a copy's target has the copy's hash: looked at only if its first block is right."""
+    if operation.type is not OperationType.SOURCE_COPY or not operation.source:
+        return False
+    spans = _spans(operation.target, block)
+    if any(offset + length > target.size for offset, length in spans):
+        return False
+    first = operation.source[0]
+    if first.hole or (first.start + 1) * block > source.size:
+        return False
+    try:
+        if target.read(spans[0][0], block) != source.read(first.start * block, block):
+            return False
+        return target.sha256(spans) == operation.source_sha256
+    except StorageError:
+        # It is written, and the read-back has the last word.
+        return False
+
+
+def _spans(extents: Iterable[Extent], block: int) -> list[tuple[int, int]]:
+    return [(extent.start * block, extent.blocks * block) for extent in extents]
 
 
 def _groups(part: Part) -> Iterator[list[Operation]]:
@@ -127,4 +180,4 @@ def _groups(part: Part) -> Iterator[list[Operation]]:
         yield group
 
 
-__all__ = ["check_source", "hashed_bytes", "reads_source"]
+__all__ = ["Checked", "check_source", "hashed_bytes", "reads_source"]

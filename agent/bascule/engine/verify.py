@@ -100,7 +100,22 @@ def sha256_of(
     first, digest = (begun.length, begun.digest.copy()) if begun else (0, hashlib.sha256())
     if first and moved is not None:
         moved(first)
-    buffers = [mmap.mmap(-1, SWEEP) for _ in range(_BUFFERS)]
+    if _sweep(device, digest, first, length, SWEEP, moved, stop) < length:
+        raise Stopped
+    return digest.digest()
+
+
+def _sweep(
+    device: Device,
+    digest: _Hash,
+    start: int,
+    end: int,
+    step: int,
+    moved: Callable[[int], None] | None,
+    stop: threading.Event | None,
+) -> int:
+    """Hash the bytes from `start` to `end`; where it came to, which is less if it was stopped."""
+    buffers = [mmap.mmap(-1, step) for _ in range(_BUFFERS)]
     free: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     full: queue.SimpleQueue[tuple[int, int] | BaseException | None] = queue.SimpleQueue()
     for number in range(_BUFFERS):
@@ -108,17 +123,18 @@ def sha256_of(
 
     def read() -> None:
         try:
-            for start in range(first, length, SWEEP):
+            for at in range(start, end, step):
                 number = free.get()
                 if number is None:
                     return
-                size = min(SWEEP, length - start)
-                device.read_into(start, memoryview(buffers[number])[:size])
+                size = min(step, end - at)
+                device.read_into(at, memoryview(buffers[number])[:size])
                 full.put((number, size))
             full.put(None)
         except BaseException as error:
             full.put(error)
 
+    done = start
     reader = threading.Thread(target=read, name="bascule-read", daemon=True)
     reader.start()
     try:
@@ -126,17 +142,18 @@ def sha256_of(
             if isinstance(item, BaseException):
                 raise item
             if stop is not None and stop.is_set():
-                raise Stopped
+                return done
             number, size = item
             with memoryview(buffers[number]) as view:
                 digest.update(view[:size])
+            done += size
             free.put(number)
             if moved is not None:
                 moved(size)
     finally:
         free.put(None)
         reader.join()
-    return digest.digest()
+    return done
 
 
 class _Track:
@@ -232,19 +249,16 @@ class ReadBehind:
         self._start()
 
     def _work(self) -> None:
-        with mmap.mmap(-1, PIECE) as buffer:
-            for name, track in list(self._tracks.items()):
-                try:
-                    if track.device is None:
-                        track.device = open_source(track.region)
-                    while track.read < track.until and not self._stop.is_set():
-                        with memoryview(buffer) as view:
-                            track.device.read_into(track.read, view)
-                            track.digest.update(view)
-                        track.read += PIECE
-                except StorageError:
-                    # `read_back` meets it again, and says which part it is.
-                    del self._tracks[name]
+        for name, track in list(self._tracks.items()):
+            try:
+                if track.device is None:
+                    track.device = open_source(track.region)
+                track.read = _sweep(
+                    track.device, track.digest, track.read, track.until, PIECE, None, self._stop
+                )
+            except StorageError:
+                # `read_back` meets it again, and says which part it is.
+                del self._tracks[name]
 
 
 async def read_back(
