@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.boot.files import clear_files
 from bascule.engine.checkpoint import CheckpointStore
-from bascule.engine.device import Region
+from bascule.engine.region import Region
 from bascule.engine.stream import Announced, Installed, install
 from bascule.engine.verify import VerifiedSlot, read_back
 from bascule.formats.signature import PublicKey

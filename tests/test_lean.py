@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -71,6 +72,48 @@ async def main():
 asyncio.run(main())
 """
 
+DATACLASSES = """
+import dataclasses, sys
+compiled = []
+plain = dataclasses._create_fn
+dataclasses._create_fn = lambda name, *a, **k: compiled.append(name) or plain(name, *a, **k)
+from bascule import lean
+lean.start()
+lean.start()
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Point:
+    x: int
+    y: list[int] = dataclasses.field(default_factory=list, compare=False)
+    z: dataclasses.InitVar[int] = 3
+
+    def __post_init__(self, z):
+        object.__setattr__(self, "y", [*self.y, z])
+
+assert compiled == [], compiled
+one, two = Point(1), Point(x=2, z=4)
+assert (one.y, two.y) == ([3], [4])
+assert compiled == ["__init__"], compiled
+assert repr(one) == "Point(x=1, y=[3])"
+assert one == Point(1, z=9) != two and hash(one) == hash(Point(1)) and one < two
+assert dataclasses.replace(one, x=5, z=1) == Point(5)
+for wrong in (lambda: Point(), lambda: Point(1, q=2)):
+    try:
+        wrong()
+    except TypeError as error:
+        assert "__init__()" in str(error), error
+    else:
+        raise AssertionError
+for change in (lambda: setattr(one, "x", 2), lambda: delattr(one, "x")):
+    try:
+        change()
+    except dataclasses.FrozenInstanceError:
+        pass
+    else:
+        raise AssertionError
+assert compiled.count("__init__") == 1, "compiled once, not at each call"
+"""
+
 
 def run(code: str, *arguments: str) -> str:
     done = subprocess.run(
@@ -107,7 +150,7 @@ def test_the_idle_daemon_loads_what_it_needs_while_it_waits() -> None:
         assert f"bascule.engine.{room}" not in modules
     for room in ("hands", "errand", "tools.payload", "updater.attempt", "faces.cli"):
         assert f"bascule.{room}" not in modules
-    assert len(modules) < 370
+    assert len(modules) < 345
 
 
 def test_an_errand_begins_without_what_only_some_errands_need() -> None:
@@ -131,6 +174,12 @@ def test_tls_works_after_a_lean_start(when: str) -> None:
     """asyncio was imported without `ssl`, and gets it with the first import of `ssl`."""
     pytest.importorskip("trustme")
     run(TLS, when)
+
+
+@pytest.mark.skipif(not hasattr(dataclasses, "_create_fn"), reason="this Python compiles otherwise")
+def test_methods_of_dataclasses_are_compiled_when_they_are_called() -> None:
+    """And are what they would have been: the daemon's CPU to READY is a third less for it."""
+    run(DATACLASSES)
 
 
 def test_what_systemd_starts_needs_no_parser() -> None:

@@ -11,14 +11,13 @@ from bascule.engine.findings import ERROR, Finding, report
 from bascule.engine.history import Verification
 from bascule.errors import Busy, UsageError, from_dict
 from bascule.settings import SECRETS
-from bascule.updater.estimate import Estimate, estimate, rates
 from bascule.updater.gates import Answer, Answered, Gate, blocking
-from bascule.updater.preview import plan_sentences
 from bascule.updater.status import State
 from bascule.updater.steering import Actor
 
 if TYPE_CHECKING:
     from bascule.daemon import Daemon
+    from bascule.updater.estimate import Estimate
 
 HISTORY_DEFAULT = 50
 HISTORY_MOST = 10_000
@@ -90,6 +89,9 @@ class Documents:
         return dict(end.get("outcome") or {})
 
     async def _plan(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        from bascule.updater.estimate import estimate, rates  # asked for now and then
+        from bascule.updater.preview import plan_sentences
+
         daemon = self._daemon
         daemon.reread()
         wishes = _known(options, PLAN_OPTIONS)

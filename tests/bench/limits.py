@@ -106,7 +106,8 @@ def write(path: Path, length: int) -> float:
 def read(path: Path, length: int, *, hashed: bool = False) -> float:
     """Seconds to read from the medium from end to end; with `hashed`, in step with a hash thread."""
     if hashed:
-        from bascule.engine.device import Region, open_source
+        from bascule.engine.device import open_source
+        from bascule.engine.region import Region
         from bascule.engine.verify import sha256_of
 
         device = open_source(Region(path))

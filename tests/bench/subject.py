@@ -28,7 +28,7 @@ def _status(word: str) -> int:
 async def _install(job: dict[str, Any]) -> dict[str, Any]:
     from bascule.engine.boot.files import clear_files
     from bascule.engine.checkpoint import CheckpointStore
-    from bascule.engine.device import Region
+    from bascule.engine.region import Region
     from bascule.engine.stream import Announced, install
     from bascule.engine.trust import read_keys
     from bascule.engine.verify import read_back

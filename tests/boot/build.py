@@ -63,8 +63,10 @@ GUIDS = {
 }
 KERNEL_WORDS = (
     "console=ttyS0,115200 panic=5 no_timer_check quiet loglevel=4 systemd.show_status=yes "
-    "systemd.log_target=kmsg ro"
+    "systemd.log_target=kmsg ro nvme_core.io_timeout=250 nvme_core.admin_timeout=250"
 )
+"""Of every guest. The timeouts, in seconds, are for hosts that stop a machine for a while: after 30
+seconds without an answer the guest's kernel would give the disk up."""
 
 
 class CannotBuild(Exception):

@@ -19,8 +19,8 @@ import firmware
 from bascule.engine.boot import BootBackend, ClearedSlot, backends, open_backend, register
 from bascule.engine.boot.files import clear_files
 from bascule.engine.boot.gpt import GptBackend
-from bascule.engine.device import Region
 from bascule.engine.layout import Layout, find
+from bascule.engine.region import Region
 from bascule.engine.table import DiskTable
 from bascule.errors import (
     BlessRefused,

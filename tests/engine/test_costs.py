@@ -19,9 +19,10 @@ import pytest
 from bascule.engine.apply import BUDGET
 from bascule.engine.boot.files import clear_files
 from bascule.engine.checkpoint import CheckpointStore
-from bascule.engine.device import Device, Region
+from bascule.engine.device import Device
 from bascule.engine.lane import BACKLOG
 from bascule.engine.local_file import FileSource
+from bascule.engine.region import Region
 from bascule.engine.stream import Announced, Stats, install
 from bascule.engine.verify import read_back
 from bascule.formats.signature import load_keys

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from bascule.engine import device as module
 from bascule.engine.claim import Claim, place, refuse_booted, refuse_mounted
-from bascule.engine.device import PIECE, Device, Region, open_source, open_target
+from bascule.engine.device import PIECE, Device, open_source, open_target
+from bascule.engine.region import Region
 from bascule.errors import (
     DeviceInUse,
     DeviceOpenError,

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bascule.engine.boot.files import clear_files
-from bascule.engine.device import Region
+from bascule.engine.region import Region
 from bascule.engine.stream import Announced, install
 from bascule.engine.verify import read_back
 from bascule.errors import BasculeError

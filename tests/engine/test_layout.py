@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bascule.engine.booted import Kernel
-from bascule.engine.device import Region
 from bascule.engine.layout import Layout, choose_slots, find, mounted_slot
+from bascule.engine.region import Region
 from bascule.engine.table import DiskTable
 from bascule.errors import SettingsError, SlotsNotFound, TableError
 from bascule.formats.slots import Slot

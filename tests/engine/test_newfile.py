@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bascule.engine.device import Region
 from bascule.engine.newfile import NewFile, partial_path
+from bascule.engine.region import Region
 from bascule.errors import DeviceOpenError, NotEnoughSpace, StorageError, WouldTouchBootedSlot
 
 

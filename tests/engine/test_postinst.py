@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bascule.engine.device import Region
 from bascule.engine.postinst import NotThere, Ran, environment_of, recognise, run_postinst
+from bascule.engine.region import Region
 from bascule.errors import PostinstallFailed
 
 SIZE = 16 << 20

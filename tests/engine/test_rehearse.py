@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bascule.engine import rehearse as module
-from bascule.engine.device import Region
+from bascule.engine.region import Region
 from bascule.engine.rehearse import rehearse
 from bascule.errors import BasculeError, SlotMismatch, SourceMismatch
 from bascule.formats.manifest import Manifest

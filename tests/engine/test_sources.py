@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bascule.engine.device import PIECE, Region
+from bascule.engine.device import PIECE
+from bascule.engine.region import Region
 from bascule.engine.sources import Checked, check_source, hashed_bytes
 from bascule.errors import SourceMismatch, Stopped
 from bascule.formats.manifest import HOLE, Extent, Operation, OperationType, Part, PartInfo

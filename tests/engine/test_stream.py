@@ -15,8 +15,8 @@ import pytest
 from bascule.engine import digest, openpgp
 from bascule.engine.apply import Applier
 from bascule.engine.checkpoint import MAX_RESUMES
-from bascule.engine.device import Region
 from bascule.engine.openpgp import SignedDigests
+from bascule.engine.region import Region
 from bascule.engine.stream import Announced, Progress
 from bascule.errors import (
     BasculeError,

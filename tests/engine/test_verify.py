@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bascule.engine.boot import CLEARER, ClearedSlot
-from bascule.engine.device import Device, Region, open_source
+from bascule.engine.device import Device, open_source
+from bascule.engine.region import Region
 from bascule.engine.stream import Installed
 from bascule.engine.verify import SWEEP, VerifiedSlot, read_back, sha256_of
 from bascule.errors import KernelMismatch, PartsMissing, SlotMismatch, Stopped, StorageError

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from bascule.errors import DeviceInUse, DeviceOpenError, WouldTouchBootedSlot
 
 if TYPE_CHECKING:
-    from bascule.engine.device import Region
+    from bascule.engine.region import Region
 
 _SECTOR = 512
 """Unit of ``start`` and ``size`` in sysfs, whatever the device's own sector is."""

@@ -12,11 +12,11 @@ import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bascule.engine.claim import Claim, refuse_booted, refuse_mounted
+from bascule.engine.region import Region
 from bascule.errors import DeviceOpenError, NotEnoughSpace, StorageError
 
 if TYPE_CHECKING:
@@ -36,24 +36,6 @@ _DIRECT_RUNS = 4
 _HOPELESS = 8 << 20
 """Bytes without one equal block after which what is there is read only now and then: looking for
 the same again would cost a read of the whole slot to save no write."""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A run of bytes that holds one part of a slot.
-
-    Attributes:
-        path: block device, disk image or plain file.
-        offset: bytes from the start of `path`.
-        size: bytes, or None for "to the end".
-        file: the part is a file of its own: written under a temporary name in the same folder,
-            cut to size, flushed, renamed.
-    """
-
-    path: Path
-    offset: int = 0
-    size: int | None = None
-    file: bool = False
 
 
 class _Buffers:

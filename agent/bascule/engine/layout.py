@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bascule.engine.booted import Kernel
-from bascule.engine.device import Region
+from bascule.engine.region import Region
 from bascule.engine.table import DiskTable
 from bascule.errors import BasculeError, NotPermitted, SettingsError, SlotsNotFound, TableError
 from bascule.formats.gpt import Entry, PartitionTable

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bascule.engine.claim import refuse_booted
-from bascule.engine.device import Region, flush_folder, open_target
+from bascule.engine.device import flush_folder, open_target
+from bascule.engine.region import Region
 from bascule.engine.room import Want, shortfalls
 from bascule.errors import DeviceOpenError, NotEnoughSpace, StorageError
 

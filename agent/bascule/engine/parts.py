@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bascule.engine.carry import Ground
 from bascule.engine.claim import refuse_booted
-from bascule.engine.device import PIECE, Device, Region, open_source, open_target
+from bascule.engine.device import PIECE, Device, open_source, open_target
 from bascule.engine.newfile import NewFile, partial_path
+from bascule.engine.region import Region
 from bascule.engine.room import Want, shortfalls
 from bascule.engine.sources import Checked, check_source, hashed_bytes, reads_source
 from bascule.engine.verify import sha256_of, skippable

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bascule.engine.command import run_command
-from bascule.engine.device import Region
+from bascule.engine.region import Region
 from bascule.errors import PostinstallFailed, StorageError
 
 LINE_LIMIT = 4096

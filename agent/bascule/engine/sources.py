@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bascule.engine.carry import check_source_of
-from bascule.engine.device import Device, Region, open_source
+from bascule.engine.device import Device, open_source
+from bascule.engine.region import Region
 from bascule.engine.verify import sha256_of
 from bascule.errors import SourceMismatch, Stopped, StorageError
 from bascule.formats.manifest import Extent, Operation, OperationType, Part

@@ -21,10 +21,10 @@ from bascule.engine.apply import BUDGET, INTERVAL, Applier
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.carry import Ground
 from bascule.engine.checkpoint import Checkpoint, CheckpointStore, identity_of
-from bascule.engine.device import Region
 from bascule.engine.lane import HashLane
 from bascule.engine.openpgp import SignedDigests
 from bascule.engine.parts import Parts
+from bascule.engine.region import Region
 from bascule.engine.thread import in_thread
 from bascule.engine.verify import Begun, ReadBehind
 from bascule.errors import (

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.checkpoint import CheckpointStore
-from bascule.engine.device import PIECE, Device, Region, open_source
+from bascule.engine.device import PIECE, Device, open_source
+from bascule.engine.region import Region
 from bascule.engine.thread import finished, in_thread
 from bascule.errors import (
     KernelMismatch,

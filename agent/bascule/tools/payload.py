@@ -19,7 +19,8 @@ from typing import Any
 
 from bascule.engine.boot.files import clear_files
 from bascule.engine.claim import place
-from bascule.engine.device import Region, flush_folder
+from bascule.engine.device import flush_folder
+from bascule.engine.region import Region
 from bascule.engine.rehearse import rehearse
 from bascule.engine.sources import check_source, reads_source
 from bascule.engine.stream import Announced, Installed, Progress, install

@@ -39,7 +39,7 @@ from bascule.formats.omaha import (
     check_event,
     parse_response,
 )
-from bascule.updater import payload_state, policy
+from bascule.updater import events, payload_state
 from bascule.updater.gather import answer_from_error, answer_from_offer, kept_answer
 from bascule.updater.intent import Intent, Phase
 from bascule.updater.outbox import Outbox, Post
@@ -384,7 +384,7 @@ class Attempt:
         began = self._clock()
         cleared = await asyncio.to_thread(self._clear, plan)
         self._resumed = await asyncio.to_thread(self._hands.resumable, plan)
-        await self._tell(policy.DOWNLOADING)
+        await self._tell(events.DOWNLOADING)
         installed, verified = await self._prove(plan, cleared)
         cost = {
             "download_s": round(self._proven_at - began, 3),
@@ -406,7 +406,7 @@ class Attempt:
         self._say("event", event="PAYLOAD_PROVEN", phase="verify")
         if not self._offline:
             self._whole = True
-            await self._tell(policy.PROVEN)
+            await self._tell(events.PROVEN)
         self._proven_at = self._clock()
         return installed, await self._hands.read_back(plan, installed)
 
@@ -430,7 +430,7 @@ class Attempt:
         # From here to the end nothing may be interrupted halfway by a stop: it is a matter of
         # milliseconds, and a staged slot that nobody knows of is what the ledger exists to prevent.
         await asyncio.shield(asyncio.to_thread(self._stage, plan, verified, baseline, cost))
-        await self._tell(policy.INSTALLED)
+        await self._tell(events.INSTALLED)
         facts = {
             "version": plan.offer.version,
             "slot": plan.target.name,
@@ -606,7 +606,7 @@ class Attempt:
         event = (
             None
             if isinstance(error, NothingPending)
-            else policy.failure_event(
+            else events.failure_event(
                 error, server=terms.server, resumed=self._resumed, dev_mode=terms.dev_mode
             )
         )

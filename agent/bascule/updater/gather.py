@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from bascule.engine.ledger import Record
 from bascule.engine.limits import DataUse, period_ends
 from bascule.errors import BasculeError, ServerRefused, UsageError
-from bascule.formats.omaha import Offer
 from bascule.updater.gates.facts import Answer, Answered, Budget, Facts, Quarantined
 from bascule.updater.hold import Hold
 from bascule.updater.payload_state import PayloadState
 from bascule.updater.pin import Pin, parse_pin
 from bascule.updater.prepared import Prepared
 from bascule.updater.zone import zone
+
+if TYPE_CHECKING:
+    from bascule.formats.omaha import Offer
 
 _DETAIL = 300
 _STATUS = re.compile(r"\b(error-[A-Za-z0-9]{1,64}|restricted)\b", re.ASCII)

@@ -11,10 +11,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bascule.errors import BackingOff
-from bascule.formats.omaha import Offer
+
+if TYPE_CHECKING:
+    from bascule.formats.omaha import Offer
 
 DAY = 86400
 LONGEST = 16 * DAY

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bascule.formats.omaha_offer import Offer
 from bascule.formats.slots import Slot
+
+if TYPE_CHECKING:
+    from bascule.formats.omaha_offer import Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Prepared:
         """The inverse; None for nothing, and for what no agent of this version wrote."""
         if not data:
             return None
+        from bascule.formats.omaha_offer import Offer  # few hosts have one prepared
+
         try:
             return cls(
                 attempt=str(data["attempt"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bascule.engine.boot import CLEARER, ClearedSlot
 from bascule.engine.claim import refuse_booted, refuse_mounted
-from bascule.engine.device import Region
+from bascule.engine.region import Region
 
 __all__ = ["clear_files"]
 
