@@ -163,12 +163,14 @@ class _Track:
     Attributes:
         read: bytes read and hashed.
         until: bytes that are final.
+        unreadable: it is left to `read_back`, which meets the fault again and names the part.
     """
 
     def __init__(self, part: Part, region: Region, block: int) -> None:
         assert part.new is not None
         self.region = region
         self.read = self.until = 0
+        self.unreadable = False
         self.digest = hashlib.sha256()
         self.device: Device | None = None
         self._size = part.new.size
@@ -181,6 +183,11 @@ class _Track:
         for number in range(len(starts) - 2, -1, -1):
             starts[number] = min(starts[number], starts[number + 1])
         self._lowest = starts
+
+    @property
+    def waits(self) -> bool:
+        """There is something to read."""
+        return self.read < self.until and not self.unreadable
 
     def advance(self, prefix: int) -> None:
         """Every operation below `prefix` is on the medium."""
@@ -233,13 +240,13 @@ class ReadBehind:
         return {
             name: Begun(track.read, track.digest)
             for name, track in self._tracks.items()
-            if track.read
+            if track.read and not track.unreadable
         }
 
     def _start(self) -> None:
         if self._running is not None or self._stop.is_set():
             return
-        if any(track.read < track.until for track in self._tracks.values()):
+        if any(track.waits for track in self._tracks.values()):
             loop = asyncio.get_running_loop()
             self._running = loop.run_in_executor(self._thread, self._work)
             self._running.add_done_callback(self._ended)
@@ -250,16 +257,20 @@ class ReadBehind:
         self._start()
 
     def _work(self) -> None:
-        for name, track in list(self._tracks.items()):
+        for track in self._tracks.values():
+            if not track.waits:
+                continue
             try:
                 if track.device is None:
                     track.device = open_source(track.region)
-                track.read = _sweep(
-                    track.device, track.digest, track.read, track.until, PIECE, None, self._stop
+                # Length and digest move together, whatever ends a sweep halfway.
+                digest = track.digest.copy()
+                come_to = _sweep(
+                    track.device, digest, track.read, track.until, PIECE, None, self._stop
                 )
+                track.read, track.digest = come_to, digest
             except StorageError:
-                # `read_back` meets it again, and says which part it is.
-                del self._tracks[name]
+                track.unreadable = True
 
 
 async def read_back(
