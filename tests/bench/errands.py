@@ -25,8 +25,11 @@ def environment(work: Path) -> dict[str, str]:
 
 
 def compiled(work: Path) -> dict[str, str]:
-    """Ours, with a place for byte code."""
-    cleaned = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    """What we were started with, but for the allocator settings, and a place for byte code."""
+    from bascule.child import ALLOCATOR
+
+    ours = {"PYTHONDONTWRITEBYTECODE", *ALLOCATOR}
+    cleaned = {k: v for k, v in os.environ.items() if k not in ours}
     return {**cleaned, "PYTHONPYCACHEPREFIX": str(work / "byte-code")}
 
 

@@ -54,6 +54,7 @@ class Idle:
 @contextlib.contextmanager
 def daemon(work: Path) -> Iterator[Idle]:
     """A daemon on a host of its own, ready and idle."""
+    from bascule.child import ALLOCATOR
     from node import BIN, Node, release_header
     from private_bus import PrivateBus
 
@@ -68,6 +69,8 @@ def daemon(work: Path) -> Iterator[Idle]:
         node = Node(folder / "host", "http://127.0.0.1:9/", bus.address, folder, slot_mib=4)
         node.make(image).power_on(daemon=False)
         environment = {**node._env(), **compiled(work)}
+        for name in ALLOCATOR:
+            environment.pop(name, None)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(str(folder / "notify"))
             notify.settimeout(60)
