@@ -53,7 +53,7 @@ class Material:
     def __init__(
         self, folder: Path, size: int, say: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.size = size
         self._say = say
         folder.mkdir(parents=True, exist_ok=True)
