@@ -910,8 +910,8 @@ class BootedSlotNotBlessed(BootError):
 
     number = 3030
     id = "booted-not-blessed"
-    cause = "The running release is not confirmed yet, so the other slot must be kept."
-    remedy = "Wait until the health checks have passed, or confirm it with `bascule bless`."
+    cause = "The running release is not settled yet, so the other slot must be kept."
+    remedy = "Wait until it is confirmed (`bascule bless` does so by hand) and `reboot.late_window` is over; `updatectl explain` says until when."
 
 
 class SlotNotBootable(BootError):

@@ -12,7 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 from bascule.engine.thread import in_thread
 from bascule.errors import PayloadSizeMismatch, TransferError
 
-CHUNK = 1 << 20
+CHUNK = 2 << 20
+"""Bytes read at once: each read is a way to another thread and back."""
 
 
 def file_url(path: Path) -> str:
