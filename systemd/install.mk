@@ -59,6 +59,7 @@ endef
 install-parts:
 	@$(call lay,system,$(PREFIX)/lib/systemd/system)
 	@sed -i 's|/usr/bin/bascule|$(PREFIX)/bin/bascule|' $(foreach f,$(wildcard $(INSTALL_PARTS)system/*.service),'$(DESTDIR)$(PREFIX)/lib/systemd/system/$(notdir $(f))')
+	@$(call lay,system/systemd-bless-boot.service.d,$(PREFIX)/lib/systemd/system/systemd-bless-boot.service.d)
 	@$(call lay,system-preset,$(PREFIX)/lib/systemd/system-preset)
 	@$(call lay,tmpfiles.d,$(PREFIX)/lib/tmpfiles.d)
 	@$(call lay,sysusers.d,$(PREFIX)/lib/sysusers.d)
@@ -88,10 +89,12 @@ uninstall:
 	@rm -rf '$(DESTDIR)$(INSTALL_CODE)' '$(DESTDIR)$(PREFIX)/share/doc/bascule' '$(DESTDIR)$(PREFIX)/lib/dracut/modules.d/90bascule'
 	@cd '$(DESTDIR)$(PREFIX)' && rm -f bin/bascule bin/updatectl bin/update_engine_client sbin/flatcar-setgoodroot \
 		lib/bascule/bascule-select lib/bascule/bascule-slot lib/systemd/system/bascule*.service lib/systemd/system/bascule*.timer \
+		lib/systemd/system/systemd-bless-boot.service.d/10-bascule.conf \
 		lib/systemd/system-preset/80-bascule.preset lib/systemd/catalog/bascule.catalog lib/tmpfiles.d/bascule.conf \
 		share/dbus-1/system.d/com.coreos.update1.conf share/dbus-1/system.d/org.bascule.Update1.conf \
 		share/dbus-1/interfaces/org.bascule.Update1.xml share/polkit-1/actions/org.bascule.Update1.policy \
 		share/bash-completion/completions/updatectl share/zsh/site-functions/_updatectl share/fish/vendor_completions.d/updatectl.fish \
-		share/initramfs-tools/hooks/bascule share/initramfs-tools/scripts/local-top/bascule
+		share/initramfs-tools/hooks/bascule share/initramfs-tools/scripts/local-top/bascule; \
+		rmdir lib/systemd/system/systemd-bless-boot.service.d 2>/dev/null || true
 	@cd '$(DESTDIR)$(PREFIX)/share/man/man8' 2>/dev/null && rm -f $(notdir $(wildcard $(INSTALL_PARTS)../docs/man/*)) || true
 	@rm -f '$(DESTDIR)$(SYSCONFDIR)/update-motd.d/60-bascule'

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,86 @@ def count_askings(story: Story) -> Path:
     check.write_text(f"#!/bin/sh\necho asked >>{log}\n")
     check.chmod(0o755)
     return log
+
+
+# ── health ───────────────────────────────────────────────────────────────────────────────────
+
+
+def own_check(story: Story, name: str, body: str, mode: int = 0o755) -> None:
+    check = story.node.root / "etc/bascule/health.d" / name
+    check.write_text(f"#!/bin/sh\n{body}\n")
+    check.chmod(mode)
+
+
+def history_of(parts: Assembly, kind: str) -> list[dict[str, Any]]:
+    return [dict(record["facts"]) for record in parts.history().read(100, kind=kind)]
+
+
+async def test_what_checks_print_is_in_history_and_journal(
+    story: Story, time: FakeTime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    story.on_trial()
+    own_check(story, "20-disk", "printf 'all \\033[31mdisks\\nare there'")
+    own_check(story, "30-forgotten", "exit 1", mode=0o644)
+    parts = assembly(story)
+    await health(NOW, parts, time.clocks)
+    said = capsys.readouterr().err
+    assert "20-disk: pass\n  all \ufffd[31mdisks\n  are there\n" in said
+    assert "30-forgotten is not executable and was not run" in said
+    (record,) = history_of(parts, "health")
+    outputs = {check["name"]: check["output"] for check in record["checks"]}
+    assert outputs["health.d:20-disk"] == "all \033[31mdisks\nare there"
+    assert "30-forgotten" in record["left_out"][0]
+
+
+async def test_so_is_what_they_print_when_the_soak_fails(
+    story: Story, time: FakeTime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    story.on_trial()
+    time.meanwhile = lambda: break_application(story)
+    parts = assembly(story, '[health]\nsoak = "100s"\n')
+    with pytest.raises(Unhealthy):
+        await bless(PATIENTLY, parts, time.clocks)
+    assert "  it has stopped answering\n" in capsys.readouterr().err
+    (record,) = history_of(parts, "health")
+    assert record["outcome"] == "FAIL"
+    assert "it has stopped answering" in str(record["checks"])
+
+
+@pytest.mark.parametrize("becomes", ["pass", "fail"])
+async def test_what_cannot_be_told_until_the_deadline_is_decided_by_the_setting(
+    becomes: str, story: Story, time: FakeTime
+) -> None:
+    story.on_trial()
+    own_check(story, "20-network", "exit 75")
+    settings = f'[health]\ndeadline = "20s"\ninterval = "4s"\ninconclusive = "{becomes}"\n'
+    parts = assembly(story, settings)
+    if becomes == "pass":
+        assert (await health(NOW, parts, time.clocks))["outcome"] == "PASS"
+    else:
+        with pytest.raises(Unhealthy, match="20-network"):
+            await health(NOW, parts, time.clocks)
+    assert time.now == 20
+
+
+@pytest.mark.parametrize("well", [True, False])
+async def test_green_runs_after_a_good_verdict_only(
+    well: bool, story: Story, time: FakeTime
+) -> None:
+    story.on_trial()
+    green = story.node.root / "etc/greenboot/green.d/10-tell"
+    green.parent.mkdir(parents=True)
+    green.write_text(f"#!/bin/sh\ntouch {story.node.folder}/green\n")
+    green.chmod(0o755)
+    if not well:
+        break_application(story)
+    parts = assembly(story, f'[health]\ngreenboot = true\nroot = "{story.node.root}"\n')
+    if well:
+        await health(NOW, parts, time.clocks)
+    else:
+        with pytest.raises(Unhealthy):
+            await health(NOW, parts, time.clocks)
+    assert (story.node.folder / "green").exists() == well
 
 
 # ── blessing ─────────────────────────────────────────────────────────────────────────────────

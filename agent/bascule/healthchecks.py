@@ -41,3 +41,12 @@ def checks_of(health: Health) -> list[Check]:
     if health.greenboot:
         checks += greenboot(root, pace=pace).checks
     return checks
+
+
+def left_out(health: Health) -> list[str]:
+    """A sentence for each file in a directory of checks that is not run: disabled, masked, not executable."""
+    root = Path(health.root)
+    notes = list(own(root).notes)
+    if health.greenboot:
+        notes += greenboot(root).notes
+    return notes

@@ -21,7 +21,7 @@ from bascule.engine.ledger import Ledger, Record
 from bascule.errors import BlessRefused, LedgerError, SettingsError, Unhealthy
 from bascule.faces.journal import configure_logging
 from bascule.giving_up import deadman_switch
-from bascule.healthchecks import checks_of, host_of
+from bascule.healthchecks import checks_of, host_of, left_out
 from bascule.settings import Settings, load, load_what_is_right
 from bascule.trial import CLOCKS, Boot, Clocks, look, remember
 from bascule.updater.health_verdict import HealthVerdict, judge
@@ -105,18 +105,18 @@ def remember_health(
         print(f"bascule: {error}", file=sys.stderr)
 
 
-async def health(
-    options: argparse.Namespace, assembly: Assembly, clocks: Clocks = CLOCKS
-) -> dict[str, Any]:
-    """``bascule health``. Raises Unhealthy."""
-    boot = await asyncio.to_thread(look, assembly)
-    settings = assembly.settings.health
-    baseline = Baseline.from_dict(boot.record.baseline) if boot.on_trial else None
-    left = max(1.0, settings.deadline - clocks.uptime(assembly.root / "proc"))
-    verdict, results = await ask_health(assembly, baseline, clocks.monotonic() + left, clocks)
+async def _note_health(
+    assembly: Assembly,
+    boot: Boot,
+    verdict: HealthVerdict,
+    results: list[CheckResult],
+    clocks: Clocks,
+) -> None:
+    """What was found, to ledger and history, and with every check's output to the journal."""
     await asyncio.to_thread(
         remember_health, assembly.ledger(), boot, verdict, results, int(clocks.wall())
     )
+    skipped = left_out(assembly.settings.health)
     await remember(
         assembly,
         "health",
@@ -127,9 +127,27 @@ async def health(
             {"name": r.name, "outcome": r.outcome.name, "output": r.output[-OUTPUT_KEPT:]}
             for r in results
         ],
+        left_out=skipped,
     )
-    for sentence in verdict.report():
+    for result in results:
+        why = f" ({result.reason})" if result.reason else ""
+        print(f"{result.name}: {result.outcome.value}{why}", file=sys.stderr)
+        for line in result.output[-OUTPUT_KEPT:].splitlines():
+            print("  " + "".join(c if c.isprintable() else "\ufffd" for c in line), file=sys.stderr)
+    for sentence in (*skipped, *verdict.report()):
         print(sentence, file=sys.stderr)
+
+
+async def health(
+    options: argparse.Namespace, assembly: Assembly, clocks: Clocks = CLOCKS
+) -> dict[str, Any]:
+    """``bascule health``. Raises Unhealthy."""
+    boot = await asyncio.to_thread(look, assembly)
+    settings = assembly.settings.health
+    baseline = Baseline.from_dict(boot.record.baseline) if boot.on_trial else None
+    left = max(1.0, settings.deadline - clocks.uptime(assembly.root / "proc"))
+    verdict, results = await ask_health(assembly, baseline, clocks.monotonic() + left, clocks)
+    await _note_health(assembly, boot, verdict, results, clocks)
     if verdict.outcome is Outcome.FAIL:
         raise Unhealthy(verdict.reason, report=list(verdict.report()))
     if settings.greenboot:
@@ -188,8 +206,7 @@ async def _soak(assembly: Assembly, boot: Boot, soak: float, clocks: Clocks) -> 
             assembly, baseline, max(end, clocks.monotonic()) + settings.timeout, clocks
         )
         if verdict.outcome is Outcome.FAIL:
-            now = int(clocks.wall())
-            await asyncio.to_thread(remember_health, assembly.ledger(), boot, verdict, results, now)
+            await _note_health(assembly, boot, verdict, results, clocks)
             raise Unhealthy(f"while soaking: {verdict.reason}", report=list(verdict.report()))
 
 

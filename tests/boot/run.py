@@ -194,6 +194,9 @@ class Runner:
             if boot == "systemd-boot":
                 self._one_shot(host)
             masked = boot == "gpt"
+            refused, said = machine.run("systemctl start bascule-bless.service")
+            if refused == 0 or "may be requested by dependency only" not in said:
+                raise Failed(f"bascule-bless.service was started by hand: {said}")
             machine.reboot()
             if masked:
                 entry = build.entry("", more="systemd.mask=bascule.service")
@@ -217,6 +220,10 @@ class Runner:
             # The first 3/2 is a host's first word ever, the last one the first word of the new slot.
             expect("the server's events", told, ["3/2", "13/1", "14/1", "3/1", "3/2"])
             self._flags(host, "B")
+            if boot == "systemd-boot":
+                names = set(build.files_on_esp(machine.disk))
+                if "slot-b.conf" not in names:
+                    raise Failed(f"slot B's entry still counts: {sorted(names)}")
             if boot == "flatcar":
                 new = build.kernel("2.0.0").read_bytes()
                 if build.read_from_esp(machine.disk, "flatcar/vmlinuz-b") != new:

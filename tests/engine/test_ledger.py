@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bascule.engine.ledger import OUTBOX_LIMIT, Ledger, Record
@@ -64,6 +64,7 @@ def test_damage_means_afresh_and_is_kept_aside(tmp_path: Path, body: bytes) -> N
     assert (tmp_path / "ledger.damaged").read_bytes() == body
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.dictionaries(st.sampled_from(sorted(Record.__dataclass_fields__)), JSON))
 def test_values_of_the_wrong_kind_become_defaults(data: dict[str, object]) -> None:
     record = Record.from_dict(data)

@@ -197,3 +197,31 @@ async def test_a_byte_that_was_wrong_when_it_was_read_is_found(
     monkeypatch.undo()
     with pytest.raises(SlotMismatch):
         await place.verify(done)
+
+
+async def test_a_part_that_another_is_written_over_is_never_final(tmp_path: Path) -> None:
+    """Pre-flight refuses such slots; should it ever not, everything is left to `read_back`."""
+    whole = Region(tmp_path / "disk")
+    whole.path.write_bytes(bytes(4 * PIECE))
+    first, second = _part([[Extent(0, PER)]], PIECE), _part([[Extent(0, PER)]], PIECE, first=1)
+    manifest = replace(_manifest(first), parts=(first, replace(second, name="other")))
+    for regions, tracks in (
+        ((whole, whole), 0),
+        ((replace(whole, size=2 * PIECE), replace(whole, offset=PIECE, size=PIECE)), 0),
+        ((replace(whole, size=PIECE), replace(whole, offset=PIECE, size=PIECE)), 2),
+    ):
+        behind = ReadBehind(manifest, dict(zip(("usr", "other"), regions, strict=True)))
+        assert len(behind._tracks) == tracks
+        await behind.stop()
+
+
+async def test_what_a_thread_cannot_do_is_left_to_the_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def poor(self: Device, offset: int, view: memoryview) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Device, "read_into", poor)
+    (tmp_path / "slot").write_bytes(bytes(PIECE))
+    assert await _read(_manifest(_part([[Extent(0, PER)]], PIECE)), tmp_path / "slot", 1) is None
+    assert not caplog.records

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import random
 import threading
+import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from bascule.engine.device import PIECE
+from bascule.engine import sources
+from bascule.engine.device import PIECE, Device
 from bascule.engine.region import Region
 from bascule.engine.sources import Checked, check_source, hashed_bytes
-from bascule.errors import SourceMismatch, Stopped
+from bascule.errors import PartsMissing, SourceMismatch, Stopped
 from bascule.formats.manifest import HOLE, Extent, Operation, OperationType, Part, PartInfo
 from bascule.formats.signature import load_keys
-from payload_builder import BLOCK, IMAGE, OLD_IMAGE, draft_v2, public_pem
+from payload_builder import (
+    BLOCK,
+    IMAGE,
+    KERNEL_IMAGE,
+    OLD_IMAGE,
+    draft_v1,
+    draft_v2,
+    public_pem,
+)
 from slot_files import SlotFiles
 
 IMAGE_BLOCKS = 600
@@ -174,3 +187,53 @@ async def test_a_delta_onto_what_is_there_already_writes_only_the_rest(tmp_path:
     assert place.matches()
     assert done.stats.written + done.stats.skipped == len(IMAGE)
     assert done.stats.skipped >= 4 * BLOCK
+
+
+def test_a_device_that_takes_no_direct_reads_is_read_by_all_threads(
+    place: tuple[Region, Region], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first EINVAL ends direct reading for everybody, those inside a call included."""
+    old, new = place
+    preadv = os.preadv
+
+    def refusing(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            time.sleep(0.002)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", refusing)
+    monkeypatch.setattr(sources, "_GROUP", 1)
+    part = _part(*[[Extent(at, 1)] for at in range(IMAGE_BLOCKS)])
+    for _ in range(5):
+        assert check_source(part, old, BLOCK, workers=4).proven
+        assert len(check_source(part, old, BLOCK, target=new, workers=4).there) == IMAGE_BLOCKS
+
+
+def test_it_stops_within_an_operation(
+    place: tuple[Region, Region], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, reads = threading.Event(), []
+    read = Device.read_into
+
+    def once(self: Device, offset: int, view: memoryview) -> None:
+        reads.append(offset)
+        stop.set()
+        read(self, offset, view)
+
+    monkeypatch.setattr(Device, "read_into", once)
+    with pytest.raises(Stopped):
+        check_source(_part([Extent(0, IMAGE_BLOCKS)]), place[0], BLOCK, stop=stop)
+    assert len(reads) == 1
+
+
+async def test_two_parts_in_one_place_are_refused_before_a_byte_is_written(tmp_path: Path) -> None:
+    place = SlotFiles(tmp_path, old={}, new={"usr": IMAGE, "kernel": KERNEL_IMAGE})
+    place.targets["kernel"] = place.targets["usr"]
+    with pytest.raises(PartsMissing, match="kernel and usr go to the same place"):
+        await place.install(draft_v1().build(), KEYS)
+    assert set(place.targets["usr"].path.read_bytes()) == {0xEE}
+    aside = Region(tmp_path / "not-yet", file=True)
+    place.targets.update(usr=aside, kernel=aside)
+    with pytest.raises(PartsMissing, match="go to the same place"):
+        await place.install(draft_v1().build(), KEYS)

@@ -32,6 +32,7 @@ LAYOUT = """
 /usr/lib/systemd/system/bascule-giveup.service
 /usr/lib/systemd/system/bascule-health.service
 /usr/lib/systemd/system/bascule.service
+/usr/lib/systemd/system/systemd-bless-boot.service.d/10-bascule.conf
 /usr/lib/tmpfiles.d/bascule.conf
 /usr/sbin/flatcar-setgoodroot
 /usr/share/bash-completion/completions/updatectl

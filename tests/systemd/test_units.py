@@ -20,7 +20,7 @@ from figures import README
 
 PROJECT = Path(__file__).resolve().parents[2]
 UNITS = PROJECT / "systemd" / "system"
-NAMES = sorted(p.name for p in UNITS.iterdir())
+NAMES = sorted(p.name for p in UNITS.iterdir() if p.is_file())
 HOST_UNITS = Path("/usr/lib/systemd/system")
 
 needs_analyze = pytest.mark.skipif(
@@ -182,3 +182,10 @@ def test_blessing_does_not_need_the_daemon() -> None:
 )
 def test_examples_are_valid_settings(path: Path, tmp_path: Path) -> None:
     assert load(tmp_path, [path]).origins
+
+
+def test_systemds_own_blessing_waits_for_ours() -> None:
+    """Else systemd-boot's entry is good before the soak is over, and where we refuse."""
+    drop_in = UNITS / "systemd-bless-boot.service.d/10-bascule.conf"
+    lines = drop_in.read_text().splitlines()
+    assert {"Requires=bascule-bless.service", "After=bascule-bless.service"} <= set(lines)

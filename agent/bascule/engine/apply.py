@@ -38,6 +38,9 @@ _RUN = 128
 _BATCH_COST = 1 << 20
 _BATCH_COUNT = 64
 
+_TURN = 256
+"""Operations that need no work between two turns of the event loop."""
+
 
 class Lane(Protocol):
     """What the applier needs of `engine.lane.HashLane`."""
@@ -146,6 +149,10 @@ class Applier:
         if ground is None or there:
             self.skipped += _room(operation, self._manifest) if there else 0
             self._finish(operation.index)
+            # As patient as the others: a record keeps up, a failure is heard of, the loop goes round.
+            await self._until(lambda: self._sync_task is None or self._since < self._interval)
+            if operation.index % _TURN == 0:
+                await asyncio.sleep(0)
             return
         room = min(_room(operation, self._manifest), PIECE)
         job = _Job(step, blob, len(blob) + room + _RUN * len(step.source))
@@ -350,12 +357,13 @@ class Applier:
 
     def _synced(self, task: asyncio.Task[None]) -> None:
         self._sync_task = None
-        if not task.cancelled():
-            if (error := task.exception()) is not None:
-                self._fail(len(self._operations), error)
-            else:
-                self._flushed(self.durable)
         self._changed.set()
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._fail(len(self._operations), error)
+        else:
+            self._flushed(self.durable)
 
     def _sync(self, prefix: int) -> None:
         for ground in self._grounds.values():

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -117,8 +118,13 @@ def decoded(step: Step, blob: bytes, block: int, source: Device | None) -> Itera
     return _produced(step.operation, blob, runs, block)
 
 
-def check_source_of(operation: Operation, source: Device, block: int) -> None:
+def check_source_of(
+    operation: Operation, source: Device, block: int, stop: threading.Event | None = None
+) -> None:
     """Compare what an operation of major 2 will read with the hash that it gives.
+
+    Args:
+        stop: ends it early with `Stopped`.
 
     Raises:
         SourceMismatch: it differs.
@@ -131,7 +137,7 @@ def check_source_of(operation: Operation, source: Device, block: int) -> None:
         _checked(operation, Runs(step, block, None, source, None))
         return
     spans = [(e.start * block, e.blocks * block) for e in operation.source]
-    if source.sha256(spans) != operation.source_sha256:
+    if source.sha256(spans, stop) != operation.source_sha256:
         raise _mismatch(operation)
 
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +95,22 @@ def refuse_booted(region: Region, booted: Iterable[Region], *, sys: Path = Path(
             raise WouldTouchBootedSlot(
                 f"{region.path} is part of the running slot", path=str(region.path)
             )
+
+
+def shared(regions: Mapping[str, Region]) -> tuple[str, str] | None:
+    """Names of two of `regions` that share a byte, or that are one file yet to be made.
+
+    Raises:
+        DeviceOpenError: as `place`.
+    """
+    seen: list[tuple[str, Path, Place | None]] = []
+    for name, region in sorted(regions.items()):
+        where = place(region) if region.path.exists() else None
+        for other, path, taken in seen:
+            if where.touches(taken) if where and taken else region.path == path:
+                return other, name
+        seen.append((name, region.path, where))
+    return None
 
 
 def refuse_mounted(path: Path, *, proc: Path = Path("/proc")) -> None:

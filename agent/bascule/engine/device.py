@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bascule.engine.claim import Claim, refuse_booted, refuse_mounted
 from bascule.engine.region import Region
-from bascule.errors import DeviceOpenError, NotEnoughSpace, StorageError
+from bascule.errors import DeviceOpenError, NotEnoughSpace, Stopped, StorageError
 
 if TYPE_CHECKING:
     Bytes = bytes | bytearray | memoryview | mmap.mmap
@@ -167,7 +167,9 @@ class Device:
         absolute = self.region.offset + offset
         done = 0
         while done < length:
-            fd = self._direct if self._direct is not None else self._fd
+            # Once for each turn: another thread may forget it at any moment.
+            direct = self._direct
+            fd = direct if direct is not None else self._fd
             if (length - done) % ALIGNMENT or (absolute + done) % ALIGNMENT:
                 fd = self._fd
             if fd == self._fd:
@@ -175,7 +177,7 @@ class Device:
             try:
                 got = os.preadv(fd, [view[done:]], absolute + done)
             except OSError as error:
-                if error.errno == errno.EINVAL and fd == self._direct:
+                if error.errno == errno.EINVAL and fd != self._fd:
                     self._forget_direct()
                     continue
                 raise _storage_error(error, self.region.path, "read") from error
@@ -186,11 +188,14 @@ class Device:
                 )
             done += got
 
-    def sha256(self, spans: Iterable[tuple[int, int]]) -> bytes:
+    def sha256(
+        self, spans: Iterable[tuple[int, int]], stop: threading.Event | None = None
+    ) -> bytes:
         """SHA-256 of several runs of bytes, one behind the other, read as by `read_into`.
 
         Args:
             spans: offset and length of each, bytes.
+            stop: ends it early with `Stopped`.
 
         Raises:
             StorageError: past the end, or the device fails.
@@ -199,6 +204,8 @@ class Device:
         buffer = _buffers().theirs
         for offset, length in spans:
             for start in range(0, length, PIECE):
+                if stop is not None and stop.is_set():
+                    raise Stopped
                 with memoryview(buffer)[: min(PIECE, length - start)] as view:
                     self.read_into(offset + start, view)
                     digest.update(view)
@@ -318,10 +325,11 @@ class Device:
     def _write_direct(self, absolute: int, data: memoryview) -> bool:
         done = 0
         while done < len(data):
-            if self._direct is None or done % ALIGNMENT:
+            direct = self._direct
+            if direct is None or done % ALIGNMENT:
                 return False
             try:
-                done += os.pwrite(self._direct, data[done:], absolute + done)
+                done += os.pwrite(direct, data[done:], absolute + done)
             except OSError as error:
                 if error.errno == errno.EINVAL:
                     self._forget_direct()
@@ -331,8 +339,9 @@ class Device:
 
     def _forget_direct(self) -> None:
         # Left open until close(): another thread may be inside a call on it.
-        if self._direct is not None:
-            self._direct_unusable, self._direct = self._direct, None
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            self._direct_unusable = direct
 
     def _refuse(self, offset: int, length: int) -> None:
         raise StorageError(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bascule.engine.carry import Ground
-from bascule.engine.claim import refuse_booted
+from bascule.engine.claim import refuse_booted, shared
 from bascule.engine.device import PIECE, Device, open_source, open_target
 from bascule.engine.newfile import NewFile, partial_path
 from bascule.engine.region import Region
@@ -85,6 +85,9 @@ class Parts:
         self._check_names()
         for name in (*(part.name for part in self._wanted), *self._carried):
             refuse_booted(self._targets[name], self._sources.values())
+        names = [*(part.name for part in self._wanted), *self._carried]
+        if both := shared({name: self._targets[name] for name in names}):
+            raise PartsMissing(f"{' and '.join(both)} go to the same place")
         short = [line for name, size in self._sizes() for line in self._too_small(name, size)]
         short += shortfalls(self._files_wanted(state, metadata))
         absent = [f"the offer has no package {name}" for name in packages]

@@ -123,10 +123,10 @@ def _check_operations(
         for operation in group:
             if stop.is_set():
                 raise Stopped
-            if present is not None and _is_there(operation, source, present, block):
+            if present is not None and _is_there(operation, source, present, block, stop):
                 there.add(operation.index)
             else:
-                check_source_of(operation, source, block)
+                check_source_of(operation, source, block, stop)
             moved(operation.source_length)
 
     try:
@@ -144,7 +144,9 @@ def _check_operations(
     return frozenset(there)
 
 
-def _is_there(operation: Operation, source: Device, target: Device, block: int) -> bool:
+def _is_there(
+    operation: Operation, source: Device, target: Device, block: int, stop: threading.Event
+) -> bool:
     """Whether a copy's target has the copy's hash: looked at only if its first block is right."""
     if operation.type is not OperationType.SOURCE_COPY or not operation.source:
         return False
@@ -157,7 +159,7 @@ def _is_there(operation: Operation, source: Device, target: Device, block: int) 
     try:
         if target.read(spans[0][0], block) != source.read(first.start * block, block):
             return False
-        return target.sha256(spans) == operation.source_sha256
+        return target.sha256(spans, stop) == operation.source_sha256
     except StorageError:
         # It is written, and the read-back has the last word.
         return False

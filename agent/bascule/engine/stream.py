@@ -620,15 +620,17 @@ class _Installation:
                 await in_thread(self.store.clear)
 
     async def _close(self) -> None:
-        if self._applier is not None:
-            await self._applier.settle()
-            self._applier.close()
-        if self._behind is not None:
-            await self._behind.stop()
-        if self._lane is not None:
-            self._lane.close()
-        if self._parts is not None:
-            self._parts.close()
+        """Last in, first out; a second cancellation keeps none of them from being closed."""
+        async with contextlib.AsyncExitStack() as stack:
+            if self._parts is not None:
+                stack.callback(self._parts.close)
+            if self._lane is not None:
+                stack.callback(self._lane.close)
+            if self._behind is not None:
+                stack.push_async_callback(self._behind.stop)
+            if self._applier is not None:
+                stack.callback(self._applier.close)
+                stack.push_async_callback(self._applier.settle)
 
     def _stats(self) -> Stats:
         assert self._applier is not None and self._lane is not None and self._parts is not None

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.checkpoint import CheckpointStore
+from bascule.engine.claim import shared
 from bascule.engine.device import PIECE, Device, open_source
 from bascule.engine.region import Region
 from bascule.engine.thread import finished, in_thread
 from bascule.errors import (
+    BasculeError,
     KernelMismatch,
     PartsMissing,
     SlotMismatch,
@@ -216,6 +218,9 @@ class ReadBehind:
             and part.name in targets
             and not (part.in_place or part.file or targets[part.name].file)
         }
+        # What is final for a part is not, if another part is written over it.
+        if shared(targets):
+            self._tracks.clear()
         self._thread = ThreadPoolExecutor(1, "bascule-behind")
         self._stop = threading.Event()
         self._running: asyncio.Future[None] | None = None
@@ -269,7 +274,7 @@ class ReadBehind:
                     track.device, digest, track.read, track.until, PIECE, None, self._stop
                 )
                 track.read, track.digest = come_to, digest
-            except StorageError:
+            except (BasculeError, OSError, MemoryError, RuntimeError):
                 track.unreadable = True
 
 

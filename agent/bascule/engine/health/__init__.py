@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bascule.engine.health.baseline import Baseline
+from bascule.engine.health.baseline import Baseline, passed_in
 from bascule.engine.health.check import (
     Answer,
     Attempt,
@@ -35,6 +35,7 @@ __all__ = [
     "green",
     "greenboot",
     "own",
+    "passed_in",
     "red",
     "run",
 ]

@@ -63,3 +63,19 @@ class Baseline:
             taken_at=taken_at,
             failed={n: frozenset(str(s) for s in subjects) for n, subjects in failed.items()},
         )
+
+
+def passed_in(judged: Mapping[str, Any], boot_id: str) -> frozenset[str]:
+    """Names of the checks that passed when boot `boot_id` was judged.
+
+    Args:
+        judged: what the ledger keeps of the last judgement (``ledger.Record.health``).
+    """
+    checks = judged.get("checks")
+    if judged.get("boot_id") != boot_id or not isinstance(checks, list):
+        return frozenset()
+    return frozenset(
+        str(check.get("name"))
+        for check in checks
+        if isinstance(check, Mapping) and check.get("outcome") == Outcome.PASS.name
+    )
