@@ -127,7 +127,7 @@ async def _note_health(
             {"name": r.name, "outcome": r.outcome.name, "output": r.output[-OUTPUT_KEPT:]}
             for r in results
         ],
-        left_out=skipped,
+        **({"left_out": skipped} if skipped else {}),
     )
     for result in results:
         why = f" ({result.reason})" if result.reason else ""
