@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from bascule.engine import sources
+from bascule.engine.carry import Checked
 from bascule.engine.device import PIECE, Device
 from bascule.engine.region import Region
-from bascule.engine.sources import Checked, check_source, hashed_bytes
+from bascule.engine.sources import check_source, hashed_bytes
 from bascule.errors import PartsMissing, SourceMismatch, Stopped
 from bascule.formats.manifest import HOLE, Extent, Operation, OperationType, Part, PartInfo
 from bascule.formats.signature import load_keys

@@ -273,19 +273,24 @@ def test_use_out_of_order_is_a_mistake_of_ours() -> None:
         PayloadParser.resume(read([data]).manifest, 99)  # type: ignore[arg-type]
 
 
-def test_feeding_bytes_one_by_one_copies_no_more_than_they_are() -> None:
-    """Joined anew at each byte, a blob of this size would cost gigabytes of copying."""
+def _before_its_blobs(first: bytes) -> tuple[PayloadParser, bytes, int]:
+    """A parser of a payload whose first blob is `first`, the payload, and where its blobs begin."""
     draft = draft_v1()
-    draft.blobs[0] = bytes(300_000)
+    draft.blobs[0] = first
     draft.operations[0].dst_extents[0].num_blocks = 128
     draft.settle()
     data = draft.build()
     manifest = read([data]).manifest
     assert manifest is not None
-    parser = PayloadParser.resume(manifest, 0)
+    return PayloadParser.resume(manifest, 0), data, manifest.blobs_offset
+
+
+def test_feeding_bytes_one_by_one_copies_no_more_than_they_are() -> None:
+    """Joined anew at each byte, a blob of this size would cost gigabytes of copying."""
+    parser, data, start = _before_its_blobs(bytes(300_000))
     resized = 0
     last = 0
-    for at in range(manifest.blobs_offset, manifest.blobs_offset + 299_999):
+    for at in range(start, start + 299_999):
         assert parser.feed(data[at : at + 1]) == []
         (held,) = parser._held._pieces
         assert isinstance(held, bytearray)
@@ -297,16 +302,9 @@ def test_feeding_bytes_one_by_one_copies_no_more_than_they_are() -> None:
 
 def test_larger_pieces_are_joined_once() -> None:
     """What comes in pieces of a decent size is not copied into a growing buffer first."""
-    draft = draft_v1()
     blob = bytes(range(256)) * 1200
-    draft.blobs[0] = blob
-    draft.operations[0].dst_extents[0].num_blocks = 128
-    draft.settle()
-    data = draft.build()
-    manifest = read([data]).manifest
-    assert manifest is not None
-    parser = PayloadParser.resume(manifest, 0)
-    at, sizes = manifest.blobs_offset, [100_000, 10, 20, 100_000, 5000, 50, 200_000]
+    parser, data, at = _before_its_blobs(blob)
+    sizes = [100_000, 10, 20, 100_000, 5000, 50, 200_000]
     events: list[object] = []
     for size in sizes:
         events += parser.feed(data[at : at + size])

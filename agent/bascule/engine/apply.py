@@ -145,7 +145,7 @@ class Applier:
         step = self._order.step(operation)
         ground = self._grounds.get(operation.part)
         # No other operation writes these blocks: manifests where two do are refused (manifest_v2).
-        there = ground is not None and operation.index in ground.there
+        there = ground is not None and operation.index in ground.checked.there
         if ground is None or there:
             self.skipped += _room(operation, self._manifest) if there else 0
             self._finish(operation.index)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bascule.engine.checkpoint import CheckpointStore, Journal
@@ -44,6 +44,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What is known of one part before it is applied (`engine.sources`).
+
+    Attributes:
+        proven: whatever operations read of the booted slot, those in `there` aside, is right.
+        there: indices of operations whose targets hold already what they would write.
+    """
+
+    proven: bool = False
+    there: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Ground:
     """Where the operations of one part read and write.
 
@@ -51,15 +64,13 @@ class Ground:
         target: the part in the cleared slot.
         source: the part in the booted slot, if the payload is a delta.
         block: bytes.
-        proven: the booted slot's part was compared with what the payload starts from.
-        there: indices of operations that need not be carried out; their sources are not proven.
+        checked: what is known of it.
     """
 
     target: Device
     source: Device | None
     block: int
-    proven: bool = False
-    there: frozenset[int] = frozenset()
+    checked: Checked = Checked()
 
 
 def check_blob(operation: Operation, blob: bytes) -> None:
@@ -101,7 +112,7 @@ def carry_out(
             stack.callback(journal.close)
         runs = Runs(step, ground.block, ground.target, ground.source, journal)
         # Once is enough: that it did not change since is what the read-back shows.
-        source = runs if ground.proven else _checked(operation, runs)
+        source = runs if ground.checked.proven else _checked(operation, runs)
         writer = Writer(operation, ground)
         for piece in _produced(operation, blob, source, ground.block):
             writer.push(piece)
@@ -136,9 +147,13 @@ def check_source_of(
         step = Step(operation, read, frozenset(), 0, keeps=False, bare=frozenset())
         _checked(operation, Runs(step, block, None, source, None))
         return
-    spans = [(e.start * block, e.blocks * block) for e in operation.source]
-    if source.sha256(spans, stop) != operation.source_sha256:
+    if source.sha256(spans(operation.source, block), stop) != operation.source_sha256:
         raise _mismatch(operation)
+
+
+def spans(extents: Iterable[Extent], block: int) -> list[tuple[int, int]]:
+    """Offset and length of each extent, in bytes; none of them a hole."""
+    return [(extent.start * block, extent.blocks * block) for extent in extents]
 
 
 def _produced(operation: Operation, blob: bytes, source: Source, block: int) -> Iterator[bytes]:

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bascule.engine.carry import Ground
+from bascule.engine.carry import Checked, Ground
 from bascule.engine.claim import refuse_booted, shared
 from bascule.engine.device import PIECE, Device, open_source, open_target
 from bascule.engine.newfile import NewFile, partial_path
 from bascule.engine.region import Region
 from bascule.engine.room import Want, shortfalls
-from bascule.engine.sources import Checked, check_source, hashed_bytes, reads_source
+from bascule.engine.sources import check_source, hashed_bytes, reads_source
 from bascule.engine.verify import sha256_of, skippable
 from bascule.errors import (
     NotEnoughSpace,
@@ -152,7 +152,7 @@ class Parts:
                 source = open_source(self._sources[part.name])
                 self._devices.append(source)
             checked = self._checked.get(part.name, Checked())
-            self.grounds[part.name] = Ground(target, source, block, checked.proven, checked.there)
+            self.grounds[part.name] = Ground(target, source, block, checked)
         return True
 
     def carry_over(self) -> Mapping[str, PartInfo]:

@@ -12,32 +12,18 @@ as most of a slot has that held the release before, is left alone and its source
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
-from bascule.engine.carry import check_source_of
+from bascule.engine.carry import Checked, check_source_of, spans
 from bascule.engine.device import Device, open_source
 from bascule.engine.region import Region
 from bascule.engine.verify import sha256_of
 from bascule.errors import SourceMismatch, Stopped, StorageError
-from bascule.formats.manifest import Extent, Operation, OperationType, Part
+from bascule.formats.manifest import Operation, OperationType, Part
 
 _GROUP = 4 << 20
 """Bytes of source that a thread takes at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What is known of one part before it is applied.
-
-    Attributes:
-        proven: whatever operations read of the booted slot, those in `there` aside, is right.
-        there: indices of operations whose targets hold already what they would write.
-    """
-
-    proven: bool = False
-    there: frozenset[int] = frozenset()
 
 
 def reads_source(part: Part) -> bool:
@@ -150,23 +136,19 @@ def _is_there(
     """Whether a copy's target has the copy's hash: looked at only if its first block is right."""
     if operation.type is not OperationType.SOURCE_COPY or not operation.source:
         return False
-    spans = _spans(operation.target, block)
-    if any(offset + length > target.size for offset, length in spans):
+    wanted = spans(operation.target, block)
+    if any(offset + length > target.size for offset, length in wanted):
         return False
     first = operation.source[0]
     if first.hole or (first.start + 1) * block > source.size:
         return False
     try:
-        if target.read(spans[0][0], block) != source.read(first.start * block, block):
+        if target.read(wanted[0][0], block) != source.read(first.start * block, block):
             return False
-        return target.sha256(spans, stop) == operation.source_sha256
+        return target.sha256(wanted, stop) == operation.source_sha256
     except StorageError:
         # It is written, and the read-back has the last word.
         return False
-
-
-def _spans(extents: Iterable[Extent], block: int) -> list[tuple[int, int]]:
-    return [(extent.start * block, extent.blocks * block) for extent in extents]
 
 
 def _groups(part: Part) -> Iterator[list[Operation]]:
@@ -183,4 +165,4 @@ def _groups(part: Part) -> Iterator[list[Operation]]:
         yield group
 
 
-__all__ = ["Checked", "check_source", "hashed_bytes", "reads_source"]
+__all__ = ["check_source", "hashed_bytes", "reads_source"]
