@@ -20,6 +20,7 @@ from bascule.engine.health import Baseline, CheckResult, Outcome, green, run
 from bascule.engine.ledger import Ledger, Record
 from bascule.errors import BlessRefused, LedgerError, SettingsError, Unhealthy
 from bascule.faces.journal import configure_logging
+from bascule.formats.text import printable
 from bascule.giving_up import deadman_switch
 from bascule.healthchecks import checks_of, host_of, left_out
 from bascule.settings import Settings, load, load_what_is_right
@@ -133,7 +134,7 @@ async def _note_health(
         why = f" ({result.reason})" if result.reason else ""
         print(f"{result.name}: {result.outcome.value}{why}", file=sys.stderr)
         for line in result.output[-OUTPUT_KEPT:].splitlines():
-            print("  " + "".join(c if c.isprintable() else "\ufffd" for c in line), file=sys.stderr)
+            print(f"  {printable(line)}", file=sys.stderr)
     for sentence in (*skipped, *verdict.report()):
         print(sentence, file=sys.stderr)
 

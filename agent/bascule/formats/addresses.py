@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, urlsplit
 
+from bascule.formats.text import printable
+
 MAX_NAME = 1024
 MAX_ADDRESS = 8192
 
@@ -58,7 +60,7 @@ def payload_address(codebase: str, name: str) -> str:
 
 def clipped(text: str, limit: int = 120) -> str:
     """Text from outside, fit for a message: printable and short."""
-    safe = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    safe = printable(text)
     return safe if len(safe) <= limit else safe[:limit] + "…"
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bascule.engine.command import run_command
 from bascule.engine.health.check import PASSED, Answer, Attempt, Host, Outcome, Pace
+from bascule.formats.text import printable
 
 EX_TEMPFAIL = 75
 GREENBOOT_ROOTS = ("usr/lib/greenboot", "etc/greenboot")
@@ -100,7 +101,7 @@ def greenboot(root: Path = Path("/"), *, pace: Pace | None = None) -> Found:
 def shown(path: Path, *, whole: bool = False) -> str:
     """A file's name for ledger, journal and bus: UTF-8 without control characters, whatever it is."""
     text = os.fsencode(str(path) if whole else path.name).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return printable(text)
 
 
 def green(root: Path = Path("/"), *, pace: Pace | None = None) -> Found:
