@@ -46,6 +46,7 @@ struct disk {
 	char path[PATH_MAX];
 	int fd;
 	int direct; /* the same, past the page cache; or -1 */
+	int lock;   /* the disk's own node, for reading */
 	uint32_t sector;
 	uint64_t sectors;
 };
@@ -156,6 +157,34 @@ static bool put_bytes(struct disk *disk, const uint8_t *data, size_t size, uint6
 	return done;
 }
 
+/*
+ * When a disk's node was open for writing, udev has the kernel read the table anew: the partitions
+ * vanish for a moment, and the mount that waits for one of them fails. Nothing that udev must know
+ * has changed; so the disk is written through a node that it does not watch.
+ */
+static int open_unwatched(const char *path, const struct stat *info, int mode)
+{
+	char own[64];
+	int fd = -1;
+
+	snprintf(own, sizeof own, "/dev/.bascule-select-%ld", (long)getpid());
+	if ((mode & O_ACCMODE) == O_RDWR && S_ISBLK(info->st_mode) &&
+	    mknod(own, S_IFBLK | 0600, info->st_rdev) == 0) {
+		fd = open(own, mode);
+		unlink(own);
+	}
+	return fd < 0 ? open(path, mode) : fd;
+}
+
+static void close_disk(struct disk *disk)
+{
+	const int all[] = { disk->fd, disk->direct, disk->lock };
+
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+		if (all[i] >= 0)
+			close(all[i]);
+}
+
 static bool open_disk(struct disk *disk, const char *path, bool write, uint32_t sector)
 {
 	struct stat info;
@@ -165,11 +194,14 @@ static bool open_disk(struct disk *disk, const char *path, bool write, uint32_t 
 
 	if (snprintf(disk->path, sizeof disk->path, "%s", path) >= (int)sizeof disk->path)
 		return false;
-	disk->direct = -1;
-	disk->fd = open(path, mode);
-	if (disk->fd < 0)
+	disk->direct = disk->fd = -1;
+	disk->lock = open(path, O_RDONLY | O_CLOEXEC);
+	if (disk->lock < 0)
 		return false;
-	if (fstat(disk->fd, &info) != 0 || (!S_ISBLK(info.st_mode) && !S_ISREG(info.st_mode)))
+	if (fstat(disk->lock, &info) != 0 || (!S_ISBLK(info.st_mode) && !S_ISREG(info.st_mode)))
+		goto bad;
+	disk->fd = open_unwatched(path, &info, mode);
+	if (disk->fd < 0)
 		goto bad;
 	size = lseek(disk->fd, 0, SEEK_END);
 	if (size < 0)
@@ -178,7 +210,7 @@ static bool open_disk(struct disk *disk, const char *path, bool write, uint32_t 
 		if (ioctl(disk->fd, BLKSSZGET, &asked) != 0)
 			goto bad;
 		sector = (uint32_t)asked;
-		disk->direct = open(path, mode | O_DIRECT);
+		disk->direct = open_unwatched(path, &info, mode | O_DIRECT);
 	} else if (sector == 0) {
 		char mark[8];
 		bool large = pread(disk->fd, mark, 8, 512) != 8 || memcmp(mark, "EFI PART", 8) != 0;
@@ -192,17 +224,8 @@ static bool open_disk(struct disk *disk, const char *path, bool write, uint32_t 
 	if (disk->sectors >= 6)
 		return true;
 bad:
-	close(disk->fd);
-	if (disk->direct >= 0)
-		close(disk->direct);
+	close_disk(disk);
 	return false;
-}
-
-static void close_disk(struct disk *disk)
-{
-	close(disk->fd);
-	if (disk->direct >= 0)
-		close(disk->direct);
 }
 
 static void nap(long milliseconds)
@@ -478,7 +501,7 @@ static int select_on(const char *path, const uint8_t *type, bool look, uint32_t 
 		return 3;
 	}
 	/* udev leaves a disk alone whose node is locked, and so does the agent. */
-	for (int i = 0; writable && flock(disk.fd, LOCK_EX | LOCK_NB) != 0 && i < LOCK_TRIES; i++)
+	for (int i = 0; writable && flock(disk.lock, LOCK_EX | LOCK_NB) != 0 && i < LOCK_TRIES; i++)
 		nap(50);
 	table = read_table(&disk, &primary, &backup);
 	if (table == NULL) {

@@ -56,6 +56,12 @@ START = {
 }
 DISK_MIB = START["state"] + STATE_MIB + 1
 INDEX = {"A": 3, "B": 4}
+
+SLOT_IS_USR = ("flatcar", "usr", "usr-dracut")
+"""Machines whose slots hold /usr; the rest of the root is on the state partition, and stays."""
+
+SAME_IMAGE = {"dracut": "gpt", "usr-dracut": "usr"}
+"""Machines that differ from another one in their initrd only."""
 TYPE_GUID = "5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6"
 GUIDS = {
     "A": "7130c94a-213a-4e5a-8e26-6cce9662f132",
@@ -194,13 +200,23 @@ retries = 2
 interval = "2s"
 """
 
+SYSTEMD_BOOT = """\
+soak = "20s"
 
-def root_image(keys: Path, boot: str) -> Path:
-    """The root file system of the first release.
+[boot]
+backend = "systemd-boot"
+esp = "/efi"
+tries = 2
+"""
+"""What is added to the settings of that machine, whose last section is [health]."""
+
+
+def first_image(keys: Path, boot: str) -> Path:
+    """What the first release has in its slot; beside it, as ``.state``, what no release changes.
 
     Args:
         keys: directory of public keys that the image trusts.
-        boot: ``gpt``, ``flatcar`` or ``systemd-boot``.
+        boot: ``gpt``, ``usr``, ``flatcar`` or ``systemd-boot``.
     """
     base = base_tree()
     key = digest(
@@ -213,7 +229,7 @@ def root_image(keys: Path, boot: str) -> Path:
         boot,
         *(p.read_bytes() for p in sorted(keys.iterdir())),
     )
-    image = CACHE / f"root-{boot}-{key}.ext4"
+    image = CACHE / f"first-{boot}-{key}.ext4"
     if image.exists():
         return image
     print(f"test-boot: installing Bascule into the {boot} image", flush=True)
@@ -223,21 +239,36 @@ def root_image(keys: Path, boot: str) -> Path:
     _prune(tree)
     _install(tree)
     _configure(tree, keys, boot)
-    for old in CACHE.glob(f"root-{boot}-*.ext4"):
+    for old in CACHE.glob(f"first-{boot}-*"):
         old.unlink()
+    inner, outer = CACHE / "inner.new", CACHE / "outer.new"
+    for path in (inner, outer):
+        shutil.rmtree(path, ignore_errors=True)
+    # The inner of the two goes first, and leaves an empty directory to mount it on.
+    within = tree / ("usr" if boot in SLOT_IS_USR else "var")
+    within.rename(inner)
+    within.mkdir()
+    tree.rename(outer)
+    slot, state = (inner, outer) if boot in SLOT_IS_USR else (outer, inner)
+    _file_system(state, image.with_suffix(".state"), STATE_MIB - 1, "-L", "STATE")
     fresh = image.with_suffix(".new")
-    run(["truncate", "-s", f"{IMAGE_MIB}M", fresh])
-    run(
-        [
-            *("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-m", "0"),
-            *("-N", "16384", "-U", "8b2b1a52-9e57-4a1e-8c0c-3b3d8b0f6d11"),
-            *("-E", "hash_seed=8b2b1a52-9e57-4a1e-8c0c-3b3d8b0f6d11,lazy_itable_init=0"),
-            *("-d", tree, fresh),
-        ]
+    _file_system(
+        slot,
+        fresh,
+        IMAGE_MIB,
+        *("-O", "^has_journal,^metadata_csum", "-m", "0", "-N", "16384"),
+        *("-U", "8b2b1a52-9e57-4a1e-8c0c-3b3d8b0f6d11"),
+        *("-E", "hash_seed=8b2b1a52-9e57-4a1e-8c0c-3b3d8b0f6d11,lazy_itable_init=0"),
     )
-    shutil.rmtree(tree)
+    for path in (inner, outer):
+        shutil.rmtree(path)
     fresh.rename(image)
     return image
+
+
+def _file_system(tree: Path, image: Path, mib: int, *words: str) -> None:
+    run(["truncate", "-s", f"{mib}M", image])
+    run(["mke2fs", "-q", "-F", "-t", "ext4", *words, "-d", tree, image])
 
 
 def _prune(tree: Path) -> None:
@@ -290,7 +321,8 @@ def _configure(tree: Path, keys: Path, boot: str) -> None:
         file.write_text(text)
         file.chmod(mode)
 
-    put("etc/fstab", "/dev/nvme0n1p5 /var ext4 defaults 0 0\ntmpfs /tmp tmpfs mode=1777 0 0\n")
+    lasting = "/" if boot in SLOT_IS_USR else "/var"
+    mounts = f"/dev/nvme0n1p5 {lasting} ext4 defaults 0 0\ntmpfs /tmp tmpfs mode=1777 0 0\n"
     put("etc/machine-id", "0f0b5c7d3c2a4b1f9e8d7c6b5a493827\n")
     put("etc/hostname", "trial\n")
     put(
@@ -314,14 +346,16 @@ def _configure(tree: Path, keys: Path, boot: str) -> None:
     put("usr/share/flatcar/release", release_file("1.0.0"))
     settings = SETTINGS
     if boot == "systemd-boot":
-        settings += '\n[boot]\nbackend = "systemd-boot"\nesp = "/efi"\n'
+        settings += SYSTEMD_BOOT
         (tree / "efi").mkdir(exist_ok=True)
-        with (tree / "etc/fstab").open("a") as file:
-            file.write("/dev/nvme0n1p1 /efi vfat umask=0077 0 0\n")
-    if boot == "flatcar":
+        mounts += "/dev/nvme0n1p1 /efi vfat umask=0077 0 0\n"
+    elif boot == "flatcar":
         settings = settings.replace('kernel = "none"\n', "")
-        with (tree / "etc/fstab").open("a") as file:
-            file.write("/dev/nvme0n1p1 /boot vfat umask=0077 0 0\n")
+        mounts += "/dev/nvme0n1p1 /boot vfat umask=0077 0 0\n"
+    elif boot == "usr":
+        # initramfs-tools takes /usr from the root's own table; dracut from the command line.
+        mounts += "/dev/bascule/slot /usr ext4 ro 0 0\n"
+    put("etc/fstab", mounts)
     put("etc/bascule/bascule.toml", settings)
     # In the lower layer, where a release may bring its own.
     put("usr/lib/bascule/bascule.toml", '[health]\ndeadline = "5m"\n')
@@ -350,8 +384,12 @@ def release_file(version: str) -> str:
 def release(base: Path, version: str, changes: Mapping[str, tuple[str, int] | None]) -> Path:
     """A further release: the first one with its version and `changes`."""
     everything = {"usr/share/flatcar/release": (release_file(version), 0o644), **changes}
+    boot = base.stem.removeprefix("first-").rpartition("-")[0]
+    if boot in SLOT_IS_USR:
+        if outside := [path for path in everything if not path.startswith("usr/")]:
+            raise CannotBuild(f"{outside} are not in a slot that holds /usr")
+        everything = {path.removeprefix("usr/"): change for path, change in everything.items()}
     key = digest(base.name, repr(sorted(everything.items())))
-    boot = base.stem.removeprefix("root-").rpartition("-")[0]
     image = base.with_name(f"release-{boot}-{version}-{key}.ext4")
     if image.exists():
         return image
@@ -395,7 +433,13 @@ DRACUT = (
 """What a host's own dracut configuration comes to, on the smallest machine."""
 
 
-def initrd(maker: str = "initramfs-tools") -> Path:
+def maker_of(boot: str) -> str:
+    """Who makes the initrd of a machine; "" for a machine that has none."""
+    others = {"dracut": "dracut", "usr-dracut": "dracut", "flatcar": "dracut", "systemd-boot": ""}
+    return others.get(boot, "initramfs-tools")
+
+
+def initrd(maker: str) -> Path:
     """An initrd with the project's own slot selector, made by ``initramfs-tools`` or ``dracut``."""
     base = base_tree()
     pieces = PROJECT / "systemd" / "initrd"
@@ -441,11 +485,22 @@ def environment() -> dict[str, str]:
 GPT_ENTRY = "loader/entries/bascule.conf"
 
 
+def usr_words(usr: str) -> str:
+    """The command line of a machine whose slot is /usr, as Flatcar's GRUB writes it."""
+    return (
+        "root=/dev/nvme0n1p5 rootfstype=ext4 rootflags=rw "
+        f"mount.usr={usr} mount.usrfstype=ext4 mount.usrflags=ro"
+    )
+
+
 def entry(slot: str, root: str = "", more: str = "") -> str:
     """A boot loader entry: of one slot, or the GPT machine's only one where `slot` is empty."""
     if not slot:
-        root = "root=/dev/bascule/slot rootfstype=ext4 fsck.mode=skip"
-        return f"title Bascule\nlinux /vmlinuz\ninitrd /initrd.img\noptions {root} {KERNEL_WORDS} {more}\n"
+        root = root or "root=/dev/bascule/slot rootfstype=ext4"
+        return (
+            "title Bascule\nlinux /vmlinuz\ninitrd /initrd.img\n"
+            f"options {root} fsck.mode=skip {KERNEL_WORDS} {more}\n"
+        )
     return (
         f"title Slot {slot}\nsort-key bascule-{slot.lower()}\nlinux /slot-{slot.lower()}/vmlinuz\n"
         f"options root=PARTUUID={root} {KERNEL_WORDS}\n"
@@ -457,8 +512,9 @@ def disk(target: Path, first: Path, boot: str) -> None:
 
     Args:
         boot: ``gpt``: an initrd of initramfs-tools chooses by partition attributes; ``dracut``: one of
-            dracut; ``systemd-boot``: the loader chooses by its entries;
-            ``flatcar``: whoever powers on chooses slot and kernel, see `choose`.
+            dracut; ``usr``, ``usr-dracut``: the same, and the slot is /usr;
+            ``systemd-boot``: the loader chooses by its entries;
+            ``flatcar``: whoever powers on chooses slot and kernel, see `choose`; the slot is /usr.
     """
     tree = base_tree()
     target.unlink(missing_ok=True)
@@ -476,20 +532,12 @@ def disk(target: Path, first: Path, boot: str) -> None:
     )
     run(["cgpt", "add", "-i", "3", "-P", "1", "-T", "0", "-S", "1", target])
     run(["dd", f"if={first}", f"of={target}", "bs=1M", f"seek={START['a']}", "conv=notrunc,sparse"])
-    state = target.with_suffix(".state")
-    run(["truncate", "-s", f"{STATE_MIB - 1}M", state])
-    run(["mke2fs", "-q", "-F", "-t", "ext4", "-L", "STATE", "-d", tree / "var", state])
     run(
         [
-            "dd",
-            f"if={state}",
-            f"of={target}",
-            "bs=1M",
-            f"seek={START['state']}",
-            "conv=notrunc,sparse",
+            *("dd", f"if={first.with_suffix('.state')}", f"of={target}", "bs=1M"),
+            *(f"seek={START['state']}", "conv=notrunc,sparse"),
         ]
     )
-    state.unlink()
     _esp(target, tree, boot)
 
 
@@ -505,16 +553,17 @@ def _esp(target: Path, tree: Path, boot: str) -> None:
         (loader, "EFI/BOOT/BOOTX64.EFI"),
         ("timeout 0\neditor no\n", "loader/loader.conf"),
     ]
-    if boot in ("gpt", "dracut"):
-        maker = "dracut" if boot == "dracut" else "initramfs-tools"
+    maker = maker_of(boot)
+    if boot == "flatcar":
+        run(["mmd", "-i", esp, "::flatcar"])
+        copies += [(first_kernel, "flatcar/vmlinuz-a"), (initrd(maker), "initrd.img")]
+    elif boot != "systemd-boot":
+        root = usr_words("/dev/bascule/slot") if boot in SLOT_IS_USR else ""
         copies += [
             (first_kernel, "vmlinuz"),
             (initrd(maker), "initrd.img"),
-            (entry(""), GPT_ENTRY),
+            (entry("", root), GPT_ENTRY),
         ]
-    elif boot == "flatcar":
-        run(["mmd", "-i", esp, "::flatcar"])
-        copies.append((first_kernel, "flatcar/vmlinuz-a"))
     else:
         run(["mmd", "-i", esp, "::slot-a", "::slot-b"])
         copies += [
@@ -553,8 +602,8 @@ def choose(target: Path) -> None:
     if slot is None:
         raise CannotBuild("the table has no slot to boot")
     text = (
-        f"title Flatcar {slot}\nlinux /flatcar/vmlinuz-{slot.lower()}\n"
-        f"options root=PARTUUID={GUIDS[slot]} {KERNEL_WORDS}\n"
+        f"title Flatcar {slot}\nlinux /flatcar/vmlinuz-{slot.lower()}\ninitrd /initrd.img\n"
+        f"options {usr_words(f'PARTUUID={GUIDS[slot]}')} {KERNEL_WORDS}\n"
     )
     put_on_esp(target, GPT_ENTRY, text)
 

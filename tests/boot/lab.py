@@ -96,12 +96,11 @@ class Lab:
     def first(self, boot: str) -> Path:
         """The first release's image, of the checkout as it is at the first asking."""
         with self._building:
-            if boot == "dracut":
-                build.initrd("dracut")
-                boot = "gpt"
+            if maker := build.maker_of(boot):
+                build.initrd(maker)
+            boot = build.SAME_IMAGE.get(boot, boot)
             if boot not in self._first:
-                build.initrd()
-                self._first[boot] = build.root_image(self._public, boot)
+                self._first[boot] = build.first_image(self._public, boot)
             return self._first[boot]
 
     def payload(self, boot: str, release: str, full: bool = False) -> Path:

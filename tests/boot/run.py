@@ -141,12 +141,13 @@ class Runner:
         served = self.lab.publish(folder / "served", boot, release, full)
         disk = folder / "disk.img"
         build.disk(disk, self.lab.first(boot), boot)
+        lasting = "var/" if boot in build.SLOT_IS_USR else ""
         with publishing.serving(served) as port:
             build.edit(
                 disk,
                 build.START["state"] * build.MIB,
                 {
-                    "lib/boot-test/server.toml": (
+                    f"{lasting}lib/boot-test/server.toml": (
                         f'[server]\nurl = "http://10.0.2.2:{port}/v1/update/"\n',
                         0o644,
                     )
@@ -193,6 +194,7 @@ class Runner:
             contains("updatectl update", said, "2.0.0")
             if boot == "systemd-boot":
                 self._one_shot(host)
+                expect("slot B's entry", self._entry_of_b(host), "slot-b+2.conf")
             masked = boot == "gpt"
             refused, said = machine.run("systemctl start bascule-bless.service")
             if refused == 0 or "may be requested by dependency only" not in said:
@@ -205,6 +207,9 @@ class Runner:
             if second == first:
                 raise Failed("the machine did not reboot")
             expect("the running release", host.release(), "2.0.0")
+            self._table_read_once(host)
+            if boot == "systemd-boot":
+                self._soaks(host)
             host.settled()
             if masked:
                 state = machine.run("systemctl is-active bascule.service")[1]
@@ -214,6 +219,8 @@ class Runner:
                 build.put_on_esp(machine.disk, build.GPT_ENTRY, build.entry(""))
             host.up()
             expect("the release after a second reboot", host.release(), "2.0.0")
+            if boot in build.SLOT_IS_USR:
+                self._slot_is_usr(host)
             expect("verdict", host.status().get("verdict"), "UPDATED")
             machine.run("updatectl check", 60 * SLOW)
             told = publishing.events(host.served)
@@ -221,15 +228,19 @@ class Runner:
             expect("the server's events", told, ["3/2", "13/1", "14/1", "3/1", "3/2"])
             self._flags(host, "B")
             if boot == "systemd-boot":
-                names = set(build.files_on_esp(machine.disk))
-                if "slot-b.conf" not in names:
-                    raise Failed(f"slot B's entry still counts: {sorted(names)}")
+                expect("slot B's entry", self._entry_of_b(host), "slot-b.conf")
             if boot == "flatcar":
                 new = build.kernel("2.0.0").read_bytes()
                 if build.read_from_esp(machine.disk, "flatcar/vmlinuz-b") != new:
                     raise Failed("/boot/flatcar/vmlinuz-b is not the new release's kernel")
             how = "blessed with the daemon masked" if masked else "blessed"
             return f"on B, {how}, kept; events {' '.join(told)}"
+
+    def _table_read_once(self, host: Host) -> None:
+        """The kernel has read the partition table once: no partition vanished when a try was spent."""
+        said = host.machine.check("journalctl -b -k -o cat --no-pager")
+        lines = [line for line in said.splitlines() if re.match(r"\s*nvme0n1: p1 ", line)]
+        expect("how often the table was read", len(lines), 1)
 
     def _late_key(self, host: Host) -> None:
         """A key that is bind-mounted while the daemon runs is the key that the daemon sees."""
@@ -256,18 +267,51 @@ class Runner:
         said = host.machine.check(f"cat {path} | tail -c +5 | tr -d '\\0'")
         expect("the loader's one-shot entry", said, "slot-b.conf")
 
-    def bad(self, release: str, reason: str, boot: str = "gpt") -> str:
-        """A→B, B is given up, back on A: verdict, quarantine, not retried."""
+    def _entry_of_b(self, host: Host) -> str:
+        """The file that is slot B's entry, as the EFI system partition has it."""
+        host.machine.check("sync")
+        names = build.files_on_esp(host.machine.disk)
+        return " ".join(name for name in names if name.startswith("slot-b"))
+
+    def _soaks(self, host: Host) -> None:
+        """Healthy, and not blessed before the soak is over: not by us, and not by systemd."""
+        check = host.machine.check
+        check("until systemctl -q is-active boot-complete.target; do sleep 0.2; done")
+        check("until journalctl -b -u bascule-bless.service | grep -q Soaking; do sleep 0.2; done")
+        expect("slot B's entry in the soak", self._entry_of_b(host), "slot-b+1-1.conf")
+        state = host.machine.run("systemctl is-active systemd-bless-boot.service")[1].strip()
+        if state == "active":
+            raise Failed("systemd has blessed the boot before the soak was over")
+
+    def _slot_is_usr(self, host: Host) -> None:
+        """The slot is mounted on /usr, nothing can be written to it, and the root is another one."""
+        check = host.machine.check
+        root, usr, options = (
+            check(f"findmnt -rno {word}").strip()
+            for word in ("SOURCE /", "SOURCE /usr", "VFS-OPTIONS /usr")
+        )
+        expect("what / is mounted from", root, "/dev/nvme0n1p5")
+        booted = next(slot["name"] for slot in host.status()["slots"] if slot["booted"])
+        expect("what /usr is mounted from", usr, f"/dev/nvme0n1p{build.INDEX[booted]}")
+        expect("the options of /usr", options.split(",")[0], "ro")
+        if host.machine.run("touch /usr/x")[0] == 0:
+            raise Failed("/usr can be written to")
+
+    def bad(self, release: str, reason: str, boot: str = "gpt", tries: int = 1) -> str:
+        """A→B, B is given up after its tries, back on A: verdict, quarantine, not retried."""
         version = RELEASES[release][0]
         with self.host(f"bad-{release}-{boot}", release, boot) as host:
             machine = host.machine
             host.up()
             host.update()
             machine.reboot()
-            machine.start()
-            # Nobody touches the machine: it must give itself up.
-            machine.wait_off(200 * SLOW)
+            for _ in range(tries):
+                machine.start()
+                # Nobody touches the machine: it must give itself up.
+                machine.wait_off(200 * SLOW)
             host.up()
+            if boot in build.SLOT_IS_USR:
+                self._slot_is_usr(host)
             expect("the running release", host.release(), "1.0.0")
             status = host.status()
             expect("verdict", status.get("verdict"), "ROLLED_BACK")
@@ -285,9 +329,9 @@ class Runner:
             self._flags(host, "A")
             return sentence
 
-    def late(self) -> str:
+    def late(self, boot: str) -> str:
         """Blessed, and then a service of the new release gives up within the late window."""
-        with self.host("late", "regresses") as host:
+        with self.host("late", "regresses", boot) as host:
             machine = host.machine
             host.up()
             host.update()
@@ -422,18 +466,34 @@ def main() -> int:
     ]
     for seed in range(options.seeds):
         plan.append(("d", f"power cuts, seed {seed}", partial(runner.power_cuts, seed)))
-    plan.append(("e", "greenboot says no", lambda: runner.bad("greenboot", "50-database.sh")))
-    plan.append(("g", "Flatcar's layout: kernels on a vfat /boot", lambda: runner.good("flatcar")))
-    plan.append(("f", "systemd-boot: good update", lambda: runner.good("systemd-boot", full=False)))
-    plan.append(
+    plan += [
+        (
+            "e",
+            "greenboot says no; the slot is /usr (initramfs-tools)",
+            lambda: runner.bad("greenboot", "50-database.sh", "usr"),
+        ),
         (
             "f",
-            "systemd-boot: a service fails",
-            lambda: runner.bad("sick", "myapp.service", "systemd-boot"),
-        )
-    )
-    plan.append(("i", "dracut's initrd: good update", lambda: runner.good("dracut")))
-    plan.append(("h", "a service fails after the blessing", runner.late))
+            "systemd-boot: good update, 2 tries, a soak",
+            lambda: runner.good("systemd-boot", full=False),
+        ),
+        (
+            "f",
+            "systemd-boot: a service fails, twice",
+            lambda: runner.bad("sick", "myapp.service", "systemd-boot", tries=2),
+        ),
+        (
+            "g",
+            "Flatcar's layout: USR-A on /usr, kernels on a vfat /boot",
+            lambda: runner.good("flatcar"),
+        ),
+        (
+            "h",
+            "a service fails after the blessing (dracut)",
+            lambda: runner.late("dracut"),
+        ),
+        ("i", "good update; the slot is /usr (dracut)", lambda: runner.good("usr-dracut")),
+    ]
     asked = [scenario for scenario in plan if scenario[0] in options.only]
     # The long ones first, so that no core is left alone with one of them in the end.
     asked.sort(key=lambda scenario: LONGEST_FIRST.index(scenario[0]))

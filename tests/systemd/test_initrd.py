@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import shutil
@@ -320,6 +321,37 @@ def test_a_cut_while_the_try_is_spent(recorded: Path, tmp_path: Path, damage: st
     assert firmware.flags(path, 4) == (2, 1, 0)
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+def test_udev_has_no_cause_to_look_at_the_partitions_anew(program: Path, tmp_path: Path) -> None:
+    """It has when a node that it watches was open for writing: then all partitions vanish for a moment."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(image(SLOTS, sectors=4096))
+    found = subprocess.run(
+        ["losetup", "--show", "-f", str(path)], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        pytest.skip(f"no loop device to be had: {found.stderr.strip()}")
+    loop = Path(found.stdout.strip())
+    libc = ctypes.CDLL(None, use_errno=True)
+    close_write = 0x8
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    try:
+        assert libc.inotify_add_watch(watch, os.fsencode(loop), close_write) >= 0
+        code, answer = select(program, loop)
+        assert (code, answer["BASCULE_PARTITION"]) == (0, "4")
+        with pytest.raises(BlockingIOError):
+            os.read(watch, 4096)
+        assert not list(Path("/dev").glob(".bascule-select*"))
+        with loop.open("r+b"):
+            pass
+        assert os.read(watch, 4096), "the watch would have noticed"
+    finally:
+        os.close(watch)
+        subprocess.run(["losetup", "-d", str(loop)], check=False)
+    assert firmware.flags(path, 4) == (2, 1, 0)
+
+
 # ── the shell around it ──────────────────────────────────────────────────────────────────────
 
 
@@ -375,10 +407,29 @@ def test_udev_is_told(initrd: Path) -> None:
 def test_the_command_line_is_obeyed_and_not_run(initrd: Path) -> None:
     guid = CHROMEOS_KERNEL
     (initrd / "cmdline").write_text(
-        f"bascule.disk=/dev/vda bascule.type={guid} bascule.wait=5 x=$(reboot) * ;reboot\n"
+        f"bascule.disk=/dev/vda bascule.type={guid} bascule.wait=5 root=/dev/bascule/slot "
+        "x=$(reboot) * ;reboot\n"
     )
     assert slot_script(initrd).returncode == 0
     assert (initrd / "asked").read_text() == f"--wait 5 --type {guid} /dev/vda\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("ro root=/dev/sda9 mount.usr=/dev/bascule/slot", True),
+        ("root=/dev/bascule/slot rootflags=ro", True),
+        ("root=/dev/sda9 mount.usr=PARTUUID=7130c94a-213a-4e5a-8e26-6cce9662f132", False),
+        ("x=root=/dev/bascule/slot root=/dev/bascule/slot.old", False),
+        ("", False),
+    ],
+)
+def test_a_bootloader_that_has_chosen_is_not_asked_again(
+    initrd: Path, words: str, asked: bool
+) -> None:
+    (initrd / "cmdline").write_text(f"{words}\n")
+    assert slot_script(initrd).returncode == 0
+    assert (initrd / "asked").exists() is asked, "a second try is spent, or none"
 
 
 def test_nothing_to_boot_is_an_error(initrd: Path) -> None:
