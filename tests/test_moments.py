@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from bascule.assembly import Assembly
+from bascule.engine.health import run
 from bascule.errors import BlessRefused, Unhealthy
 from bascule.formats.slots import Slot
 from bascule.giving_up import deadman_switch
@@ -29,6 +31,7 @@ NOW = argparse.Namespace(now=True, once=True)
 PATIENTLY = argparse.Namespace(now=False, once=False)
 DEADLINE = 20.0
 """As in the host's settings."""
+APPLICATION = '[health.checks."health.d:10-application"]\n'
 
 
 @dataclass
@@ -142,6 +145,28 @@ async def test_so_is_what_they_print_when_the_soak_fails(
     assert "it has stopped answering" in str(record["checks"])
 
 
+async def test_what_a_table_is_for_and_what_it_is_not_is_in_history(
+    story: Story, time: FakeTime
+) -> None:
+    story.on_trial()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    parts = assembly(
+        story,
+        f'[health]\ntcp = ["127.0.0.1:{port}"]\n'
+        f'[health.checks."tcp:127.0.0.1:{port}"]\nrequired = false\nretries = 1\ninterval = 0\n'
+        '[health.checks."health.d:90-of-another-release"]\nretries = 1\n',
+    )
+    assert (await health(NOW, parts, time.clocks))["outcome"] == "PASS"
+    (record,) = history_of(parts, "health")
+    assert f"Wanted, not required: nothing answers on 127.0.0.1:{port}." in record["report"]
+    (told,) = record["left_out"]
+    assert "90-of-another-release" in told and "has no effect" in told
+    asked = {check["name"]: check["attempts"] for check in story.ledger.read().health["checks"]}
+    assert asked[f"tcp:127.0.0.1:{port}"] == 2
+
+
 @pytest.mark.parametrize("becomes", ["pass", "fail"])
 async def test_what_cannot_be_told_until_the_deadline_is_decided_by_the_setting(
     becomes: str, story: Story, time: FakeTime
@@ -208,6 +233,34 @@ async def test_soak_asks_health_until_its_end_and_blesses_only_then(
     assert seen == [(33, 0), (63, 0), (93, 0), (103, 0)]
     assert len(log.read_text().split()) == 4
     assert story.node.flags("B") == (2, 0, 1)
+
+
+async def test_the_last_asking_of_a_soak_has_time_for_the_slowest_check(
+    story: Story, time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.on_trial()
+    limits: list[float] = []
+
+    async def watched(checks: Any, **more: Any) -> Any:
+        limits.append(more["limit"])
+        return await run(checks, **more)
+
+    monkeypatch.setattr("bascule.moments.run", watched)
+    table = f'{APPLICATION}timeout = "5m"\n'
+    parts = assembly(story, f'[health]\nsoak = "100s"\ninterval = "60s"\n{table}')
+    assert (await bless(PATIENTLY, parts, time.clocks))["blessed"]
+    assert limits == [40 + 300, 300]
+
+
+async def test_a_soak_asks_each_check_as_its_own_table_says(story: Story, time: FakeTime) -> None:
+    story.on_trial()
+    time.meanwhile = lambda: break_application(story)
+    log = count_askings(story)
+    own_check(story, "20-count", f"echo asked >>{log}; exit 1")
+    table = '[health.checks."health.d:20-count"]\nretries = 4\ninterval = 0\n'
+    with pytest.raises(Unhealthy, match="10-application failed with exit status 1, and 1 more"):
+        await bless(PATIENTLY, assembly(story, f'[health]\nsoak = "1s"\n{table}'), time.clocks)
+    assert len(log.read_text().split()) == 5
 
 
 async def test_now_spares_the_soak(story: Story, time: FakeTime) -> None:
@@ -364,13 +417,18 @@ async def test_a_boot_that_is_never_judged_is_given_up(story: Story, time: FakeT
     assert story.intent.trial_boot == story.boot_id
 
 
-async def test_a_soak_is_waited_for_once_health_has_passed(story: Story, time: FakeTime) -> None:
+@pytest.mark.parametrize(("own", "longest"), [("", 10), ("5m", 300), ("1s", 10)])
+async def test_a_soak_is_waited_for_once_health_has_passed(
+    story: Story, time: FakeTime, own: str, longest: int
+) -> None:
+    """And its last asking, which takes as long as the slowest of the checks may."""
     story.on_trial()
-    parts = assembly(story, '[health]\nsoak = "1h"\ntimeout = "10s"\n')
+    table = f'{APPLICATION}timeout = "{own}"\n' if own else ""
+    parts = assembly(story, f'[health]\nsoak = "1h"\ntimeout = "10s"\n{table}')
     await health(NOW, parts, time.clocks)
     done = await deadman_switch(PATIENTLY, parts, time.clocks)
     assert done["action"] == "reboot"
-    assert time.now == DEADLINE + DECIDING + 3600 + 10 + BLESSING
+    assert time.now == DEADLINE + DECIDING + 3600 + longest + BLESSING
     assert max(time.slept) <= 60
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from bascule.errors import SettingsError
 from bascule.settings import (
+    CHECK_OPTIONS,
     SECRETS,
     Settings,
     describe,
@@ -174,6 +176,97 @@ def test_every_setting_is_documented() -> None:
     for name, doc, _, _ in describe():
         assert doc[0].isupper() or doc.split(":")[0].islower(), name
         assert doc.endswith("."), name
+
+
+def test_so_is_every_option_of_a_check() -> None:
+    for name, option in CHECK_OPTIONS.items():
+        assert option.doc[0].isupper() or option.doc.split(":")[0] in ("true", "false"), name
+        assert option.doc.endswith("."), name
+
+
+# ── tables for single health checks ──────────────────────────────────────────────────────────
+
+SSH, WEB = "tcp:127.0.0.1:22", "unit:web.service"
+
+
+NAMED = {"ssh": SSH, "web": WEB}
+
+
+def checks(**tables: dict[str, object]) -> dict[str, dict[str, object]]:
+    """One layer, with tables for the two checks."""
+    return {"health": {"checks": {NAMED[check]: table for check, table in tables.items()}}}
+
+
+def shown(settings: Settings) -> dict[str, tuple[object, str]]:
+    """The lines of ``updatectl config`` that tell of single checks."""
+    return {
+        name: (value, origin)
+        for name, value, origin in settings.items()
+        if name.startswith("health.checks")
+    }
+
+
+def test_of_a_checks_table_each_option_is_merged_by_itself() -> None:
+    settings = merge(
+        [
+            ("vendor", checks(ssh={"timeout": "5s", "retries": 3}, web={"max_restarts": 1})),
+            ("run", {"health": {"timeout": "1m", "tcp": ["127.0.0.1:22"]}}),
+            ("etc", checks(ssh={"retries": 0, "required": False})),
+        ]
+    )
+    assert settings.health.checks == {
+        SSH: {"timeout": 5.0, "retries": 0, "required": False},
+        WEB: {"max_restarts": 1},
+    }
+    assert shown(settings) == {
+        f'health.checks."{SSH}".timeout': (5.0, "vendor"),
+        f'health.checks."{SSH}".retries': (0, "etc"),
+        f'health.checks."{SSH}".required': (False, "etc"),
+        f'health.checks."{WEB}".max_restarts': (1, "vendor"),
+    }
+
+
+def test_without_tables_it_is_told_that_there_may_be_some() -> None:
+    assert shown(Settings()) == {"health.checks": ({}, "default")}
+    assert shown(merge([("f", checks(ssh={}))])) == {"health.checks": ({SSH: {}}, "f")}
+
+
+OPTION = st.sampled_from(["timeout", "retries", "interval"])
+LAYER = st.dictionaries(st.sampled_from(sorted(NAMED)), st.dictionaries(OPTION, st.integers(0, 99)))
+
+
+@given(st.lists(LAYER, max_size=4))
+def test_the_last_layer_that_sets_an_option_is_where_it_came_from(
+    layers: list[dict[str, dict[str, object]]],
+) -> None:
+    settings = merge([(str(n), checks(**layer)) for n, layer in enumerate(layers)])
+    last = {
+        f'health.checks."{NAMED[check]}".{option}': (value, str(n))
+        for n, layer in enumerate(layers)
+        for check, options in layer.items()
+        for option, value in options.items()
+    }
+    assert {name: told for name, told in shown(settings).items() if name != "health.checks"} == last
+    again = Settings.from_dict(json.loads(json.dumps(settings.as_dict())))
+    assert again == settings and shown(again) == shown(settings)
+
+
+def test_what_changed_in_a_checks_table_is_told_key_by_key() -> None:
+    none = Settings()
+    one = merge([("a", checks(ssh={"retries": 1}))])
+    two = merge([("b", checks(ssh={"retries": 2}, web={"timeout": 9}))])
+    key = f'health.checks."{SSH}".retries'
+    assert differences(none, one) == [f"{key} is now 1 (a)"]
+    assert differences(one, two) == [
+        f"{key} is now 2 (b)",
+        f'health.checks."{WEB}".timeout is now 9.0 (b)',
+    ]
+    assert differences(two, one) == [
+        f"{key} is now 1 (a)",
+        f'health.checks."{WEB}".timeout is no longer set',
+    ]
+    assert differences(one, none) == [f"{key} is no longer set"]
+    assert differences(one, one) == []
 
 
 def test_changes_are_named_and_secrets_are_not_shown() -> None:

@@ -5,13 +5,14 @@ Files are read, certificates and keys are parsed: this runs in the errand.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from bascule.assembly import DISABLED, Assembly
-from bascule.errors import BasculeError
+from bascule.errors import BasculeError, SettingsError
 from bascule.settings import Settings
 from bascule.updater.status import Status
 
@@ -37,10 +38,10 @@ def _clock(assembly: Assembly, now: float) -> Iterator[str]:
 
 
 def _parts(assembly: Assembly, now: float) -> Iterator[str]:
-    """What is only made when it is needed: coordinator, health checks, TLS."""
+    """What is only made when it is needed: coordinator, health checks and their tables, TLS."""
     from bascule.circumstances import Circumstances
     from bascule.engine.transport import Tls
-    from bascule.healthchecks import checks_of
+    from bascule.healthchecks import checks_of, idle_tables
 
     settings = assembly.settings
     server = settings.server
@@ -54,6 +55,8 @@ def _parts(assembly: Assembly, now: float) -> Iterator[str]:
             make()
         except BasculeError as error:
             yield error.detail or str(error)
+    with contextlib.suppress(SettingsError):
+        yield from (f"{sentence}." for sentence in idle_tables(settings.health))
 
 
 def _addresses(assembly: Assembly, now: float) -> Iterator[str]:

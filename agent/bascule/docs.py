@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bascule.errors import Exit, catalogue
-from bascule.settings import describe
+from bascule.healthchecks import KINDS, options_of
+from bascule.settings import CHECK_OPTIONS, describe
 from bascule.updater.machine import diagram
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def _shown(value: object) -> str:
 
 
 def settings() -> str:
-    """The settings, a table a section."""
+    """The settings, a table a section, and one for what a check's own table holds."""
     lines: list[str] = []
     section = ""
     for name, doc, default, unit in describe():
@@ -63,7 +64,24 @@ def settings() -> str:
             lines += ["", f"### [{section}]", "", "| key | default | meaning |", "|---|---|---|"]
         meaning = f"{doc} In {unit}." if unit else doc
         lines.append(f"| `{key}` | {_shown(default)} | {meaning.replace('|', '/')} |")
-    return "\n".join(lines).strip() + "\n"
+    return "\n".join([*lines, "", *_check_options()]).strip() + "\n"
+
+
+def _check_options() -> Iterator[str]:
+    """The table of what `[health.checks."NAME"]` may hold."""
+    yield '### [health.checks."NAME"]'
+    yield ""
+    yield (
+        "NAME stands in quotes, as reports show it. `timeout`, `retries` and `interval` are `[health]`'s "
+        "where absent. A later file replaces single keys, not the table."
+    )
+    yield ""
+    yield "| key | of which checks | meaning |"
+    yield "|---|---|---|"
+    for option, (_, doc, unit) in CHECK_OPTIONS.items():
+        takers = [name for name, kind in KINDS.items() if option in options_of(kind)]
+        whose = "all" if len(takers) == len(KINDS) else ", ".join(f"`{name}`" for name in takers)
+        yield f"| `{option}` | {whose} | {doc}{f' In {unit}.' if unit else ''} |"
 
 
 GENERATORS: Mapping[str, Callable[[], str]] = {

@@ -20,7 +20,7 @@ from bascule.assembly import Assembly
 from bascule.engine.health import Outcome, red, run
 from bascule.engine.ledger import Record
 from bascule.errors import LedgerError, NotRebootable
-from bascule.healthchecks import host_of
+from bascule.healthchecks import host_of, longest_asking
 from bascule.trial import CLOCKS, Boot, Clocks, look, remember
 from bascule.updater.health_verdict import Deadman, HealthVerdict, deadman, last_moment
 from bascule.updater.intent import Intent
@@ -51,7 +51,7 @@ async def deadman_switch(
             deadline=last_moment(
                 deadline=settings.deadline,
                 soak=settings.soak,
-                timeout=settings.timeout,
+                timeout=longest_asking(settings),
                 healthy=judged is not None and judged.outcome is Outcome.PASS,
             ),
         )

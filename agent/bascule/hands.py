@@ -330,7 +330,7 @@ class RealHands:
         except SettingsError as error:
             self._say("note", note="no-baseline", facts={"why": str(error)})
             return {}
-        patience = (health.timeout + health.interval) * (health.retries + 1)
+        patience = max((check.pace.patience for check in checks), default=0.0)
         results = await run(checks, host=host_of(health), clock=time.monotonic, limit=patience)
         host = self._assembly.host
         record = await asyncio.to_thread(self._assembly.ledger().read)

@@ -1,22 +1,46 @@
-"""From the health settings to the checks that are asked."""
+"""From the health settings to the checks that are asked.
+
+``[health.checks."NAME"]`` changes one of them. The fields of a check's class are what such a table
+may set, besides its pace; a field whose metadata say why it is ``fixed`` is none of them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bascule.engine.health import (
+    SCRIPT_NAMES,
     Check,
+    Found,
     Host,
     HttpProbe,
     NoFailedUnits,
     Pace,
+    Script,
     TcpProbe,
     UnitActive,
     greenboot,
     own,
 )
 from bascule.errors import SettingsError
-from bascule.settings import Health
+from bascule.settings import CHECK_OPTIONS, Health, check_path
+
+AnyCheck = UnitActive | NoFailedUnits | TcpProbe | HttpProbe | Script
+
+KINDS: Mapping[str, type[AnyCheck]] = {
+    "unit:NAME": UnitActive,
+    "no-failed-units": NoFailedUnits,
+    "tcp:HOST:PORT": TcpProbe,
+    "http://…": HttpProbe,
+    "https://…": HttpProbe,
+    **{f"{prefix}NAME": Script for prefix in SCRIPT_NAMES},
+}
+"""What the checks of each kind are called → the kind. The name of an HTTP probe is its URL."""
+
+_PACE = frozenset(field.name for field in dataclasses.fields(Pace))
 
 
 def host_of(health: Health) -> Host:
@@ -24,11 +48,59 @@ def host_of(health: Health) -> Host:
     return Host()
 
 
+def options_of(kind: type[AnyCheck]) -> tuple[str, ...]:
+    """The options that the table of a check of this kind may hold."""
+    own_fields = {f.name for f in dataclasses.fields(kind) if "fixed" not in f.metadata}
+    return tuple(option for option in CHECK_OPTIONS if option in _PACE | own_fields)
+
+
 def checks_of(health: Health) -> list[Check]:
-    """Every check that the settings and the directories name. Raises SettingsError."""
+    """Every check that the settings and the directories name, each as its own table has it.
+
+    Raises:
+        SettingsError: an address is none; a table says what a check of that kind does not take.
+    """
     pace = Pace(health.timeout, health.retries, health.interval)
-    root = Path(health.root)
-    checks: list[Check] = [UnitActive(unit, pace=pace) for unit in health.units]
+    listed = _listed(health, pace)
+    _refuse_what_does_not_fit(health, {check.name: type(check) for check in listed})
+    every = [*listed, *_found(health, pace).checks]
+    return [_as_told(check, health.checks.get(check.name, {})) for check in every]
+
+
+def left_out(health: Health) -> list[str]:
+    """A sentence for each file in a directory of checks that is not run (disabled, masked, not
+    executable), and for each table of a check that is not asked. Raises SettingsError."""
+    return [*_found(health).notes, *idle_tables(health)]
+
+
+def idle_tables(health: Health) -> list[str]:
+    """A sentence for each table of a check that is not asked. Raises SettingsError.
+
+    No error: releases differ in their scripts, and a host may not ask what its vendor's file has a
+    table for; no release is given up for that.
+    """
+    asked = {check.name for check in [*_listed(health, Pace()), *_found(health).checks]}
+    listed = ", ".join(sorted(asked)) or "none"
+    return [
+        f"`{_key(name)}` has no effect, because no check has that name. Those asked are: {listed}"
+        for name in health.checks
+        if name not in asked
+    ]
+
+
+def longest_asking(health: Health) -> float:
+    """Seconds that one attempt of any check may take.
+
+    From the settings alone: the deadman, who counts with it, acts whatever the rest of them says.
+    """
+    own_ones: list[float] = [
+        told["timeout"] for told in health.checks.values() if "timeout" in told
+    ]
+    return max([health.timeout, *own_ones])
+
+
+def _listed(health: Health, pace: Pace) -> list[AnyCheck]:
+    checks: list[AnyCheck] = [UnitActive(unit, pace=pace) for unit in health.units]
     if health.no_failed_units:
         checks.append(NoFailedUnits(pace=pace))
     for address in health.tcp:
@@ -36,17 +108,36 @@ def checks_of(health: Health) -> list[Check]:
         if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
             raise SettingsError(f"`health.tcp`: {address!r} is not host:port", key="health.tcp")
         checks.append(TcpProbe(host.strip("[]"), int(port), pace=pace))
-    checks += [HttpProbe(url, pace=pace) for url in health.http]
-    checks += own(root, pace=pace).checks
-    if health.greenboot:
-        checks += greenboot(root, pace=pace).checks
-    return checks
+    return checks + [HttpProbe(url, pace=pace) for url in health.http]
 
 
-def left_out(health: Health) -> list[str]:
-    """A sentence for each file in a directory of checks that is not run: disabled, masked, not executable."""
+def _found(health: Health, pace: Pace | None = None) -> Found:
     root = Path(health.root)
-    notes = list(own(root).notes)
+    ours, theirs = own(root, pace=pace), Found((), ())
     if health.greenboot:
-        notes += greenboot(root).notes
-    return notes
+        theirs = greenboot(root, pace=pace)
+    return Found(ours.checks + theirs.checks, ours.notes + theirs.notes)
+
+
+def _as_told(check: AnyCheck, options: Mapping[str, Any]) -> Check:
+    pace = {option: value for option, value in options.items() if option in _PACE}
+    others = {option: value for option, value in options.items() if option not in _PACE}
+    return dataclasses.replace(check, pace=dataclasses.replace(check.pace, **pace), **others)
+
+
+def _key(name: str, option: str = "") -> str:
+    return f"health.checks{check_path(name, option)}"
+
+
+def _refuse_what_does_not_fit(health: Health, listed: Mapping[str, type[AnyCheck]]) -> None:
+    for name, options in health.checks.items():
+        kind = Script if name.startswith(SCRIPT_NAMES) else listed.get(name)
+        if kind is None:
+            continue
+        taken = options_of(kind)
+        fixed = {f.name: f.metadata.get("fixed") for f in dataclasses.fields(kind)}
+        for option in options:
+            if option not in taken:
+                why = fixed.get(option) or f"this check takes {', '.join(taken)}; remove the key"
+                key = _key(name, option)
+                raise SettingsError(f"`{key}` cannot be set: {why}", key=key)

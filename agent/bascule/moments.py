@@ -22,7 +22,7 @@ from bascule.errors import BlessRefused, LedgerError, SettingsError, Unhealthy
 from bascule.faces.journal import configure_logging
 from bascule.formats.text import printable
 from bascule.giving_up import deadman_switch
-from bascule.healthchecks import checks_of, host_of, left_out
+from bascule.healthchecks import checks_of, host_of, left_out, longest_asking
 from bascule.settings import Settings, load, load_what_is_right
 from bascule.trial import CLOCKS, Boot, Clocks, look, remember
 from bascule.updater.health_verdict import HealthVerdict, judge
@@ -195,7 +195,7 @@ async def bless(
 async def _soak(assembly: Assembly, boot: Boot, soak: float, clocks: Clocks) -> None:
     """Ask health again and again for `soak` seconds, and once when they are over."""
     settings = assembly.settings.health
-    end = clocks.monotonic() + soak
+    end, once = clocks.monotonic() + soak, longest_asking(settings)
     baseline = Baseline.from_dict(boot.record.baseline)
     print(
         f"Soaking for {soak:g} s before slot {boot.backend.booted.name} is confirmed.",
@@ -204,7 +204,7 @@ async def _soak(assembly: Assembly, boot: Boot, soak: float, clocks: Clocks) -> 
     while (left := end - clocks.monotonic()) > 0:
         await clocks.sleep(min(left, max(settings.interval, SOAK_PAUSE)))
         verdict, results = await ask_health(
-            assembly, baseline, max(end, clocks.monotonic()) + settings.timeout, clocks
+            assembly, baseline, max(end, clocks.monotonic()) + once, clocks
         )
         if verdict.outcome is Outcome.FAIL:
             await _note_health(assembly, boot, verdict, results, clocks)

@@ -5,6 +5,9 @@ Layers, lowest first: built-in defaults, Flatcar's ``update.conf`` family (refer
 ``/usr/lib/bascule``, ``/run/bascule`` and ``/etc/bascule``: in each, ``bascule.toml`` and after it
 ``bascule.toml.d/*.toml`` by name. A drop-in of a higher directory hides one of the same name lower
 down, as systemd's do. An unknown section or key is an error that names file and key.
+
+A later layer's value takes the place of an earlier one's, lists and tables as a whole. Only in
+``health.checks`` every option of every check is a value of its own, with its own origin.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bascule.errors import SettingsError
 
@@ -128,8 +131,94 @@ def tables(value: object) -> tuple[Mapping[str, Any], ...]:
     return tuple(dict(v) for v in value)
 
 
-def _s(parse: Callable[[object], Any], default: Any, doc: str, unit: str = "") -> Any:
-    metadata = {"parse": parse, "doc": doc, "unit": unit}
+def statuses(value: object) -> tuple[int, ...]:
+    """A list of HTTP statuses, or one. Raises ValueError."""
+    given = value if isinstance(value, list | tuple) else (value,)
+    try:
+        found = tuple(integer(100, 599)(v) for v in given)
+    except ValueError:
+        found = ()
+    if not found:
+        raise ValueError("must be a list of statuses from 100 to 599, such as [200, 204]")
+    return found
+
+
+class CheckOption(NamedTuple):
+    """What one key in the table of a health check holds.
+
+    Attributes:
+        parse: raises ValueError.
+        doc: one sentence.
+        unit: of a number; "" where there is none.
+    """
+
+    parse: Callable[[object], Any]
+    doc: str
+    unit: str = ""
+
+
+CHECK_OPTIONS: Mapping[str, CheckOption] = {
+    "timeout": CheckOption(seconds, "Longest run of one attempt.", "seconds"),
+    "retries": CheckOption(integer(0, 1000), "Times that it is asked again until it passes."),
+    "interval": CheckOption(seconds, "Pause before it is asked again.", "seconds"),
+    "required": CheckOption(flag, "false: its failure is reported and condemns no boot."),
+    "max_restarts": CheckOption(
+        integer(0, 1000), "Automatic restarts that are still well; any number where absent."
+    ),
+    "ignore": CheckOption(texts, "Units that may have failed, by name or shell pattern."),
+    "statuses": CheckOption(
+        statuses, "Every status that is well, such as [200, 204]; 200 to 399 where absent."
+    ),
+    "contains": CheckOption(text, "Text that must occur in the first 64 KiB of the body."),
+    "ca_file": CheckOption(text, "PEM bundle that https trusts besides the system's."),
+    "verify": CheckOption(flag, "false: any certificate is taken."),
+}
+"""What ``[health.checks."NAME"]`` may say of a check; which check takes what is decided by its kind."""
+
+
+class _Deeper(ValueError):
+    """What is wrong inside a setting; `path` follows the setting's name."""
+
+    def __init__(self, path: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.path = path
+
+
+def check_path(name: str, option: str = "") -> str:
+    """What follows ``health.checks`` in the name of a check's table, or of an option there."""
+    return f'."{name}".{option}' if option else f'."{name}"'
+
+
+def check_tables(value: object) -> Mapping[str, Mapping[str, Any]]:
+    """A table of options for each check. Raises ValueError."""
+    if not isinstance(value, Mapping):
+        raise ValueError('must be tables, such as [health.checks."tcp:127.0.0.1:22"]')
+    return {str(name): _check_table(str(name), table) for name, table in value.items()}
+
+
+def _check_table(name: str, table: object) -> Mapping[str, Any]:
+    if not name.isprintable():
+        raise ValueError(f"has a table {name!r}, and no check can have that name")
+    if not isinstance(table, Mapping):
+        raise _Deeper(check_path(name), "must be a table")
+    options = {}
+    for option, value in table.items():
+        path = check_path(name, option)
+        if option not in CHECK_OPTIONS:
+            known = ", ".join(CHECK_OPTIONS)
+            raise _Deeper(path, f"is no option of a check (they are {known}): correct or remove it")
+        try:
+            options[option] = CHECK_OPTIONS[option].parse(value)
+        except ValueError as error:
+            raise _Deeper(path, str(error)) from None
+    return options
+
+
+def _s(
+    parse: Callable[[object], Any], default: Any, doc: str, unit: str = "", *, nested: bool = False
+) -> Any:
+    """A setting. `nested`: tables in a table, of which each value has a layer of its own."""
+    metadata = {"parse": parse, "doc": doc, "unit": unit, "nested": nested}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -339,7 +428,15 @@ class Health:
     )
     greenboot: bool = _s(flag, True, "Run greenboot's check directories.")
     tcp: tuple[str, ...] = _s(texts, (), "Each host:port that must accept a connection.")
-    http: tuple[str, ...] = _s(texts, (), "URLs that must answer 2xx or 3xx.")
+    http: tuple[str, ...] = _s(
+        texts, (), "URLs that must answer 2xx or 3xx, or as their tables say."
+    )
+    checks: Mapping[str, Mapping[str, Any]] = _s(
+        check_tables,
+        {},
+        'What one check does otherwise than the rest: a table for each, `[health.checks."NAME"]`, see below.',
+        nested=True,
+    )
     timeout: float = _s(seconds, 60.0, "Longest run of one check.", "seconds")
     retries: int = _s(integer(0, 1000), 10, "Times that a failed check is asked again.")
     interval: float = _s(seconds, 10.0, "Pause before a check is asked again.", "seconds")
@@ -513,10 +610,11 @@ class Settings:
     def items(self) -> Iterator[tuple[str, Any, str]]:
         """Every setting: (``section.key``, value, origin)."""
         for section in sections():
-            value = getattr(self, section)
-            for key in dataclasses.fields(value):
-                name = f"{section}.{key.name}"
-                yield name, getattr(value, key.name), self.origins.get(name, "default")
+            values = getattr(self, section)
+            for key in dataclasses.fields(values):
+                held = _held(f"{section}.{key.name}", getattr(values, key.name), key.metadata)
+                for name, value in held:
+                    yield name, value, self.origins.get(name, "default")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, as the daemon hands it to an errand."""
@@ -564,6 +662,22 @@ def describe() -> Iterator[tuple[str, str, Any, str]]:
         yield name, meta["doc"], default, meta["unit"]
 
 
+def _held(name: str, value: Any, metadata: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a setting holds: itself, or where it is nested, each value in its tables by its name."""
+    if not metadata["nested"] or not any(value.values()):
+        yield name, value
+        return
+    for table, options in value.items():
+        for option, inner in options.items():
+            yield name + check_path(table, option), inner
+
+
+def _laid_over(
+    below: Mapping[str, Mapping[str, Any]], above: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Mapping[str, Any]]:
+    return {t: {**below.get(t, {}), **above.get(t, {})} for t in {**below, **above}}
+
+
 def merge(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Settings:
     """Merge layers, lowest first.
 
@@ -596,13 +710,18 @@ def merge(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Settings:
                         file=origin,
                         key=name,
                     )
+                metadata = known[key].metadata
                 try:
-                    values[section][key] = known[key].metadata["parse"](value)
+                    given = metadata["parse"](value)
                 except ValueError as error:
+                    name += getattr(error, "path", "")
                     raise SettingsError(
                         f"{origin}: `{name}` {error}", file=origin, key=name
                     ) from None
-                origins[name] = origin
+                origins.update((held, origin) for held, _ in _held(name, given, metadata))
+                if metadata["nested"]:
+                    given = _laid_over(values[section].get(key, {}), given)
+                values[section][key] = given
     built = {s: _SECTIONS[s](**v) for s, v in values.items()}
     settings = Settings(**built, origins=origins)
     _cross_check(settings)
@@ -842,8 +961,12 @@ def load_what_is_right(
 def differences(before: Settings, after: Settings) -> list[str]:
     """One sentence for each value that changed; secrets are named, not shown."""
     old = {name: value for name, value, _ in before.items()}
-    return [
+    new = {name for name, _, _ in after.items()}
+    # An option that nobody sets has no line, and {} is the line of no tables: no change either way.
+    told = [
         f"{name} is now {'(secret)' if name in SECRETS else repr(value)} ({origin})"
         for name, value, origin in after.items()
-        if old[name] != value
+        if old.get(name, {}) != value
     ]
+    gone = [name for name, value in old.items() if name not in new and value != {}]
+    return told + [f"{name} is no longer set" for name in gone]

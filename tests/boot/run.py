@@ -286,10 +286,10 @@ class Runner:
     def _slot_is_usr(self, host: Host) -> None:
         """The slot is mounted on /usr, nothing can be written to it, and the root is another one."""
         check = host.machine.check
-        root, usr, options = (
-            check(f"findmnt -rno {word}").strip()
-            for word in ("SOURCE /", "SOURCE /usr", "VFS-OPTIONS /usr")
+        root, usr = (
+            check(f"readlink -f $(findmnt -rno SOURCE {place})").strip() for place in ("/", "/usr")
         )
+        options = check("findmnt -rno VFS-OPTIONS /usr").strip()
         expect("what / is mounted from", root, "/dev/nvme0n1p5")
         booted = next(slot["name"] for slot in host.status()["slots"] if slot["booted"])
         expect("what /usr is mounted from", usr, f"/dev/nvme0n1p{build.INDEX[booted]}")

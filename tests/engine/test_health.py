@@ -129,6 +129,19 @@ async def test_limit_keeps_the_last_answer_and_leaves_the_rest_inconclusive() ->
     assert time.now == 60
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 4), st.integers(1, 30))
+async def test_whoever_waits_as_long_as_the_pace_says_hears_the_last_attempt(
+    timeout: int, retries: int, interval: int
+) -> None:
+    time = FakeTime()
+    pace = Pace(timeout, retries, interval)
+    check = Told("silent", [(10_000, Outcome.PASS)], time, pace=pace)
+    (result,) = await driven(time, [check], limit=pace.patience)
+    assert (result.outcome, result.attempts) == (Outcome.FAIL, retries + 1)
+    assert time.now == pytest.approx(timeout * (retries + 1) + interval * retries)
+
+
 async def test_all_at_once() -> None:
     time = FakeTime()
     checks = [Told(f"c{n}", [(10, Outcome.PASS)], time) for n in range(50)]

@@ -39,6 +39,7 @@ MISTAKES = [
     ('[trust]\nkeys = "/nowhere"\n', "nothing can be proven"),
     ('[trust]\nrequire = ["openpgp"]\n', "names no keyring"),
     ('[health]\ntcp = ["localhost"]\n', "host:port"),
+    ('[health.checks."tcp:localhost:22"]\nretries = 3\n', "no check has that name"),
     ('[health]\nsoak = "1h"\n', "ever be confirmed"),
     ('[reboot]\nlate_units = ["a.service"]\n', "late_window"),
     ('[metrics]\npath = "/run/x"\n', "metrics.mode"),

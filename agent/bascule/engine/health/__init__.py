@@ -14,10 +14,19 @@ from bascule.engine.health.check import (
 )
 from bascule.engine.health.probes import HttpProbe, TcpProbe
 from bascule.engine.health.run import run
-from bascule.engine.health.scripts import Found, Script, green, greenboot, own, red
+from bascule.engine.health.scripts import (
+    SCRIPT_NAMES,
+    Found,
+    Script,
+    green,
+    greenboot,
+    own,
+    red,
+)
 from bascule.engine.health.units import NoFailedUnits, UnitActive
 
 __all__ = [
+    "SCRIPT_NAMES",
     "Answer",
     "Attempt",
     "Baseline",

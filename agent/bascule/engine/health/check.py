@@ -37,6 +37,11 @@ class Pace:
     retries: int = 0
     interval: float = 5.0
 
+    @property
+    def patience(self) -> float:
+        """Seconds after which all attempts are over, however long each one took."""
+        return (self.timeout + self.interval) * (self.retries + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Host:

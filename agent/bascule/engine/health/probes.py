@@ -7,6 +7,7 @@ import errno
 import re
 import socket
 import ssl
+from collections.abc import Container
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
@@ -63,11 +64,11 @@ class TcpProbe:
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """A GET of `url` must answer with a status of the given range, and, if asked, a given text.
+    """A GET of `url` must answer with one of the given statuses, and, if asked, a given text.
 
     Attributes:
         url: http or https, without credentials.
-        statuses: lowest and highest status that pass.
+        statuses: those that pass.
         contains: must occur in the first 64 KiB of the body; "" for anything.
         ca_file: PEM file of further roots for https; "" for the system's.
         verify: False accepts any certificate (a service on this host with its own).
@@ -76,7 +77,7 @@ class HttpProbe:
     url: str
     required: bool = True
     pace: Pace = field(default_factory=lambda: _PROBE_PACE)
-    statuses: tuple[int, int] = (200, 399)
+    statuses: Container[int] = range(200, 400)
     contains: str = ""
     ca_file: str = ""
     verify: bool = True
@@ -144,8 +145,7 @@ class HttpProbe:
         if not match:
             return Answer(Outcome.FAIL, f"{self.url} does not speak HTTP")
         status = int(match[1])
-        low, high = self.statuses
-        if not low <= status <= high:
+        if status not in self.statuses:
             attempt.output.add(await reader.read(BODY_LIMIT))
             return Answer(Outcome.FAIL, f"{self.url} answered {status}")
         if not self.contains:

@@ -27,6 +27,11 @@ EX_TEMPFAIL = 75
 GREENBOOT_ROOTS = ("usr/lib/greenboot", "etc/greenboot")
 GREENBOOT_CONF = "etc/greenboot/greenboot.conf"
 OWN_ROOTS = ("usr/lib/bascule/health.d", "etc/bascule/health.d")
+_GROUPS = (("required.d", True), ("wanted.d", False))
+_OWN = "health.d:"
+SCRIPT_NAMES = (*(f"greenboot:{group}/" for group, _ in _GROUPS), _OWN)
+"""What the name of every check that is a file begins with, whether or not this release has it."""
+
 _CONF_LIMIT = 1 << 20
 
 
@@ -38,14 +43,20 @@ class Script:
         path: the file.
         name: stable name, ``greenboot:10-db.sh`` or ``health.d:10-db``.
         argv: how it is run.
-        required: whether its failure condemns the boot.
+        required: whether its failure condemns the boot; no setting changes what the folder says.
         tempfail: exit status 75 means inconclusive (our own directories only).
     """
 
     path: Path
     name: str
     argv: tuple[str, ...]
-    required: bool = True
+    required: bool = field(
+        default=True,
+        metadata={
+            "fixed": "its folder decides it: what `required.d` and `health.d` hold is required, what "
+            "`wanted.d` holds is not; remove the key, or move the file"
+        },
+    )
     tempfail: bool = False
     pace: Pace = field(default_factory=Pace)
 
@@ -86,7 +97,7 @@ def greenboot(root: Path = Path("/"), *, pace: Pace | None = None) -> Found:
     disabled = disabled_healthchecks(root)
     checks: list[Script] = []
     notes: list[str] = []
-    for group, required in (("required.d", True), ("wanted.d", False)):
+    for group, required in _GROUPS:
         for path in _files(root, GREENBOOT_ROOTS, f"check/{group}"):
             if path.name in disabled:
                 notes.append(f"{shown(path)} is disabled in greenboot.conf")
@@ -130,7 +141,7 @@ def own(root: Path = Path("/"), *, pace: Pace | None = None) -> Found:
             checks.append(
                 Script(
                     path,
-                    f"health.d:{shown(path)}",
+                    f"{_OWN}{shown(path)}",
                     (str(path),),
                     tempfail=True,
                     pace=pace or Pace(),
