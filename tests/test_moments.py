@@ -536,7 +536,30 @@ def test_settings_that_are_wrong_keep_no_boot_up(story: Story, broken: str | Non
     assert done.returncode == 0, done.stderr
     assert "A configuration file is wrong" in done.stderr
     assert story.node.reboot_requested
-    assert story.intent.failure == "it was not confirmed in time"
+    assert str(fragment) in story.intent.failure
+
+
+@pytest.mark.parametrize(
+    ("fragment", "words"),
+    [
+        ("[nonsense]\nkey = 1\n", "unknown section [nonsense]"),
+        ('[health.checks."health.d:10-x"]\nverify = false\n', ".verify` cannot be set"),
+        ('[health]\ntcp = ["localhost"]\n', "host:port"),
+    ],
+)
+def test_health_that_nobody_can_ask_is_no_reason_to_wait(
+    story: Story, fragment: str, words: str
+) -> None:
+    """What `bascule-giveup.service` does when `bascule health` has failed, 30 seconds after the boot."""
+    story.on_trial()
+    (story.node.root / "etc/bascule/bascule.toml").write_text(fragment)
+    (story.node.root / "proc/uptime").write_text("30.00 1.00\n")
+    assert story.node.bascule("health").returncode == 7
+    done = story.node.bascule("deadman", "--once")
+    assert done.returncode == 0, done.stderr
+    assert story.node.reboot_requested
+    assert words in story.intent.failure
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("other", ["good", "empty"])

@@ -40,6 +40,7 @@ def _clock(assembly: Assembly, now: float) -> Iterator[str]:
 def _parts(assembly: Assembly, now: float) -> Iterator[str]:
     """What is only made when it is needed: coordinator, health checks and their tables, TLS."""
     from bascule.circumstances import Circumstances
+    from bascule.engine.health import HttpProbe
     from bascule.engine.transport import Tls
     from bascule.healthchecks import checks_of, idle_tables
 
@@ -56,6 +57,12 @@ def _parts(assembly: Assembly, now: float) -> Iterator[str]:
         except BasculeError as error:
             yield error.detail or str(error)
     with contextlib.suppress(SettingsError):
+        for check in checks_of(settings.health):
+            if isinstance(check, HttpProbe) and check.ca_file:
+                try:
+                    check.tls()
+                except OSError as error:
+                    yield f"`health.checks`: {check.ca_file} cannot be used ({error})."
         yield from (f"{sentence}." for sentence in idle_tables(settings.health))
 
 
@@ -96,7 +103,7 @@ def _trust(assembly: Assembly, now: float) -> Iterator[str]:
 def _pairs(assembly: Assembly, now: float) -> Iterator[str]:
     """Settings that make sense together only."""
     settings = assembly.settings
-    reboot, server, health = settings.reboot, settings.server, settings.health
+    reboot, server = settings.reboot, settings.server
     if server.client_key and not server.client_certificate:
         yield "`server.client_key` is of no use without `server.client_certificate`."
     if reboot.key and not reboot.certificate:
@@ -107,10 +114,6 @@ def _pairs(assembly: Assembly, now: float) -> Iterator[str]:
         yield "`reboot.late_units` are not watched, because `reboot.late_window` is 0."
     if bool(settings.slots.a) != bool(settings.slots.b):
         yield "`slots.a` and `slots.b` must both be given, or neither."
-    if health.soak >= health.deadline > 0:
-        yield (
-            "`health.soak` is not shorter than `health.deadline`: no release would ever be confirmed."
-        )
 
 
 def _idle(assembly: Assembly, now: float) -> Iterator[str]:

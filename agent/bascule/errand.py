@@ -150,9 +150,15 @@ async def _work(job: Mapping[str, Any], settings: Settings, voice: Voice) -> dic
         from bascule.inquiry import answer
 
         return {"result": "done", "outcome": await answer(kind, assembly, voice.say, job)}
+    installs = kind in ("update", "prepare", "activate")
+    if installs:
+        from bascule.healthchecks import checks_of
+
+        # Whatever came next could not be judged, and would be given up for it.
+        await asyncio.to_thread(checks_of, settings.health)
     terms = assembly.terms(
         interactive=interactive,
-        install=kind in ("update", "prepare", "activate"),
+        install=installs,
         options=options,
         on_trial=bool(job.get("on_trial")),
     )

@@ -20,7 +20,7 @@ from bascule.engine.omaha_client import post_omaha
 from bascule.engine.stream import Announced, ByteSource, Installed, Progress, install
 from bascule.engine.transport import Patience, Tls, paced_buffer
 from bascule.engine.verify import VerifiedSlot, read_back
-from bascule.errors import LedgerError, NoUpdate, OpenPgpError, SettingsError, TransferError
+from bascule.errors import LedgerError, NoUpdate, OpenPgpError, TransferError
 from bascule.updater.plan import InstallPlan, lacking_packages
 
 if TYPE_CHECKING:
@@ -325,11 +325,7 @@ class RealHands:
         from bascule.healthchecks import checks_of, host_of
 
         health = self._assembly.settings.health
-        try:
-            checks = checks_of(health)
-        except SettingsError as error:
-            self._say("note", note="no-baseline", facts={"why": str(error)})
-            return {}
+        checks = checks_of(health)
         patience = max((check.pace.patience for check in checks), default=0.0)
         results = await run(checks, host=host_of(health), clock=time.monotonic, limit=patience)
         host = self._assembly.host

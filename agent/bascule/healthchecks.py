@@ -30,13 +30,17 @@ from bascule.settings import CHECK_OPTIONS, Health, check_path
 
 AnyCheck = UnitActive | NoFailedUnits | TcpProbe | HttpProbe | Script
 
+_BEGINS: Mapping[str, tuple[type[AnyCheck], str]] = {
+    "unit:": (UnitActive, "NAME"),
+    "no-failed-units": (NoFailedUnits, ""),
+    "tcp:": (TcpProbe, "HOST:PORT"),
+    "http://": (HttpProbe, "…"),
+    "https://": (HttpProbe, "…"),
+    **dict.fromkeys(SCRIPT_NAMES, (Script, "NAME")),
+}
+
 KINDS: Mapping[str, type[AnyCheck]] = {
-    "unit:NAME": UnitActive,
-    "no-failed-units": NoFailedUnits,
-    "tcp:HOST:PORT": TcpProbe,
-    "http://…": HttpProbe,
-    "https://…": HttpProbe,
-    **{f"{prefix}NAME": Script for prefix in SCRIPT_NAMES},
+    begin + rest: kind for begin, (kind, rest) in _BEGINS.items()
 }
 """What the checks of each kind are called → the kind. The name of an HTTP probe is its URL."""
 
@@ -61,9 +65,8 @@ def checks_of(health: Health) -> list[Check]:
         SettingsError: an address is none; a table says what a check of that kind does not take.
     """
     pace = Pace(health.timeout, health.retries, health.interval)
-    listed = _listed(health, pace)
-    _refuse_what_does_not_fit(health, {check.name: type(check) for check in listed})
-    every = [*listed, *_found(health, pace).checks]
+    _refuse_what_does_not_fit(health)
+    every = [*_listed(health, pace), *_found(health, pace).checks]
     return [_as_told(check, health.checks.get(check.name, {})) for check in every]
 
 
@@ -79,10 +82,11 @@ def idle_tables(health: Health) -> list[str]:
     No error: releases differ in their scripts, and a host may not ask what its vendor's file has a
     table for; no release is given up for that.
     """
+    if not health.checks:
+        return []
     asked = {check.name for check in [*_listed(health, Pace()), *_found(health).checks]}
-    listed = ", ".join(sorted(asked)) or "none"
     return [
-        f"`{_key(name)}` has no effect, because no check has that name. Those asked are: {listed}"
+        f"`{_key(name)}` has no effect, because no such check is asked here"
         for name in health.checks
         if name not in asked
     ]
@@ -129,11 +133,15 @@ def _key(name: str, option: str = "") -> str:
     return f"health.checks{check_path(name, option)}"
 
 
-def _refuse_what_does_not_fit(health: Health, listed: Mapping[str, type[AnyCheck]]) -> None:
+def _refuse_what_does_not_fit(health: Health) -> None:
+    """Whether or not the check is asked: the next release may ask it, and must not be given up."""
     for name, options in health.checks.items():
-        kind = Script if name.startswith(SCRIPT_NAMES) else listed.get(name)
+        kind = next((kind for begin, (kind, _) in _BEGINS.items() if name.startswith(begin)), None)
         if kind is None:
-            continue
+            raise SettingsError(
+                f"`{_key(name)}` is the name of no check: they are called {', '.join(KINDS)}",
+                key=_key(name),
+            )
         taken = options_of(kind)
         fixed = {f.name: f.metadata.get("fixed") for f in dataclasses.fields(kind)}
         for option in options:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -18,7 +19,7 @@ from bascule import endings
 from bascule.assembly import LOG_STYLES, Assembly
 from bascule.engine.health import Baseline, CheckResult, Outcome, green, run
 from bascule.engine.ledger import Ledger, Record
-from bascule.errors import BlessRefused, LedgerError, SettingsError, Unhealthy
+from bascule.errors import BasculeError, BlessRefused, LedgerError, SettingsError, Unhealthy
 from bascule.faces.journal import configure_logging
 from bascule.formats.text import printable
 from bascule.giving_up import deadman_switch
@@ -147,7 +148,11 @@ async def health(
     settings = assembly.settings.health
     baseline = Baseline.from_dict(boot.record.baseline) if boot.on_trial else None
     left = max(1.0, settings.deadline - clocks.uptime(assembly.root / "proc"))
-    verdict, results = await ask_health(assembly, baseline, clocks.monotonic() + left, clocks)
+    try:
+        verdict, results = await ask_health(assembly, baseline, clocks.monotonic() + left, clocks)
+    except SettingsError as error:
+        await asyncio.to_thread(_cannot_ask, assembly, boot, error, clocks)
+        raise
     await _note_health(assembly, boot, verdict, results, clocks)
     if verdict.outcome is Outcome.FAIL:
         raise Unhealthy(verdict.reason, report=list(verdict.report()))
@@ -156,6 +161,12 @@ async def health(
         limit = settings.timeout * 2
         await run(actions, host=host_of(settings), clock=clocks.monotonic, limit=limit)
     return {"outcome": verdict.outcome.name, "report": list(verdict.report())}
+
+
+def _cannot_ask(assembly: Assembly, boot: Boot, error: SettingsError, clocks: Clocks) -> None:
+    """Whoever gives this boot up finds out why from this, and need not wait for the deadline."""
+    verdict = HealthVerdict(Outcome.FAIL, error.detail or str(error))
+    remember_health(assembly.ledger(), boot, verdict, [], int(clocks.wall()))
 
 
 # ── blessing ─────────────────────────────────────────────────────────────────────────────────
@@ -334,14 +345,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _settings(options: argparse.Namespace, moment: Moment) -> Settings:
-    """A release that brings wrong settings is given up like any other: the deadman does without them."""
+    """A release that brings wrong settings is given up like any other, and the deadman does without them."""
     try:
         return load(options.root, options.config)
     except SettingsError as error:
-        if moment is not deadman_switch:
+        if moment is bless:
+            raise
+        right = load_what_is_right(options.root, options.config)[0]
+        if moment is health:
+            with contextlib.suppress(BasculeError):
+                assembly = Assembly(right)
+                _cannot_ask(assembly, look(assembly), error, CLOCKS)
             raise
         print(f"bascule: {error}", file=sys.stderr)
-        return load_what_is_right(options.root, options.config)[0]
+        return right
 
 
 def _runner(moment: Moment) -> Callable[[argparse.Namespace], int]:

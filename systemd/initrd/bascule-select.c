@@ -173,6 +173,9 @@ static int open_unwatched(const char *path, const struct stat *info, int mode)
 		fd = open(own, mode);
 		unlink(own);
 	}
+	if (fd < 0 && S_ISBLK(info->st_mode) && (mode & O_ACCMODE) == O_RDWR)
+		fprintf(stderr, "bascule-select: %s: %s; partitions may vanish for a moment\n", own,
+			strerror(errno));
 	return fd < 0 ? open(path, mode) : fd;
 }
 

@@ -201,7 +201,7 @@ interval = "2s"
 """
 
 SYSTEMD_BOOT = """\
-soak = "20s"
+soak = "40s"
 
 [boot]
 backend = "systemd-boot"

@@ -207,9 +207,10 @@ class Runner:
             if second == first:
                 raise Failed("the machine did not reboot")
             expect("the running release", host.release(), "2.0.0")
-            self._table_read_once(host)
             if boot == "systemd-boot":
                 self._soaks(host)
+            elif boot != "flatcar":
+                self._table_read_once(host)
             host.settled()
             if masked:
                 state = machine.run("systemctl is-active bascule.service")[1]
@@ -460,7 +461,11 @@ def main() -> int:
     plan: list[tuple[str, str, Callable[[], str]]] = [
         ("a", "good update, two reboots", runner.good),
         ("b", "a service of the new release fails", lambda: runner.bad("sick", "myapp.service")),
-        ("c", "the new release panics", lambda: runner.bad("panics", "")),
+        (
+            "c",
+            "the new release panics (Flatcar's layout)",
+            lambda: runner.bad("panics", "", "flatcar"),
+        ),
         ("c", "the new release hangs before systemd", lambda: runner.bad("hangs", "")),
         ("c", "the new release ends in emergency mode", lambda: runner.bad("emergency", "")),
     ]

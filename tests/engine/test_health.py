@@ -129,6 +129,34 @@ async def test_limit_keeps_the_last_answer_and_leaves_the_rest_inconclusive() ->
     assert time.now == 60
 
 
+@pytest.mark.parametrize(
+    ("decided", "wanted", "attempts", "ends"),
+    [
+        (1, [(2, Outcome.FAIL)], 1, 2),
+        (1, [(50, Outcome.PASS)], 1, 50),
+        (25, [(2, Outcome.FAIL)], 3, 26),
+        (25, [(2, Outcome.FAIL), (2, Outcome.PASS)], 2, 25),
+    ],
+)
+async def test_what_is_not_required_holds_nobody_up(
+    decided: float, wanted: list[tuple[float, Outcome]], attempts: int, ends: float
+) -> None:
+    """It is asked again while something required is undecided, and its attempt comes to its end."""
+    time = FakeTime()
+    required = Told("required", [(decided, Outcome.PASS)], time, pace=Pace(60))
+    other = Told("wanted", wanted, time, required=False, pace=Pace(60, 100, 10))
+    results = await driven(time, [required, other])
+    assert [r.outcome for r in results] == [Outcome.PASS, wanted[-1][1]]
+    assert (results[1].attempts, time.now) == (attempts, ends)
+
+
+async def test_where_nothing_is_required_all_turns_are_taken() -> None:
+    time = FakeTime()
+    other = Told("wanted", [(2, Outcome.FAIL)], time, required=False, pace=Pace(60, 3, 10))
+    (result,) = await driven(time, [other])
+    assert result.attempts == 4
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 30), st.integers(0, 4), st.integers(1, 30))
 async def test_whoever_waits_as_long_as_the_pace_says_hears_the_last_attempt(

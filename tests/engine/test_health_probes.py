@@ -27,12 +27,16 @@ async def asked(check: Check) -> CheckResult:
 
 
 @asynccontextmanager
-async def serving(answer: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def serving(
+    answer: bytes, tls: ssl.SSLContext | None = None, *, closes: bool = True
+) -> AsyncIterator[int]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
             await writer.drain()
+            if not closes:
+                await reader.read()
         except (OSError, EOFError):
             pass
         finally:
@@ -85,6 +89,29 @@ async def test_http_contains_and_statuses() -> None:
         result = await asked(bad)
     assert result.reason.endswith("does not say 'green'")
     assert "ready" in result.output
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nI am ready", Outcome.PASS),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nI am ready", Outcome.PASS),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nI am green", Outcome.FAIL),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nI am ready", Outcome.FAIL),
+        (CHUNKED + b"8\r\nI am rea\r\n2;x=y\r\ndy\r\n", Outcome.PASS),
+        (CHUNKED + b"8\r\nI am rea\r\n3\r\nlly\r\n0\r\n\r\n", Outcome.FAIL),
+        (CHUNKED + b"ready\r\n0\r\n\r\n" + bytes(100_000), Outcome.FAIL),
+    ],
+)
+async def test_what_a_server_says_that_does_not_hang_up(answer: bytes, outcome: Outcome) -> None:
+    async with serving(answer, closes=False) as port:
+        probe = HttpProbe(f"http://127.0.0.1:{port}/", pace=ONCE, contains="ready")
+        result = await asked(probe)
+    assert result.outcome is outcome, result
+    assert "was still" not in result.reason
 
 
 async def test_https(tmp_path: Path) -> None:

@@ -39,8 +39,11 @@ MISTAKES = [
     ('[trust]\nkeys = "/nowhere"\n', "nothing can be proven"),
     ('[trust]\nrequire = ["openpgp"]\n', "names no keyring"),
     ('[health]\ntcp = ["localhost"]\n', "host:port"),
-    ('[health.checks."tcp:localhost:22"]\nretries = 3\n', "no check has that name"),
-    ('[health]\nsoak = "1h"\n', "ever be confirmed"),
+    ('[health.checks."tcp:localhost:22"]\nretries = 3\n', "no such check is asked"),
+    (
+        '[health]\nhttp = ["https://x/"]\n[health.checks."https://x/"]\nca_file = "/nowhere"\n',
+        "/nowhere cannot be used",
+    ),
     ('[reboot]\nlate_units = ["a.service"]\n', "late_window"),
     ('[metrics]\npath = "/run/x"\n', "metrics.mode"),
 ]  # fmt: skip
@@ -66,6 +69,21 @@ def test_a_wrong_file_is_the_answer(site: Site, make_node: MakeNode) -> None:
     # The daemon lives on with what it had, and says so.
     assert "policy.moed" in str(node.status()["warnings"]) or node.updatectl("check").returncode
     assert node.updatectl("doctor").returncode == 1
+
+
+def test_no_release_is_fetched_that_could_not_be_judged(site: Site, make_node: MakeNode) -> None:
+    """Its health could not be asked either, and it would be given up for that."""
+    site.publish("2.0.0")
+    node = make_node(settings="[policy]\n")
+    node.power_on()
+    assert node.finish_boot()
+    (node.folder / "more.toml").write_text('[health.checks."health.d:10-x"]\nverify = false\n')
+    done = node.updatectl("update")
+    assert done.returncode == 7, done
+    assert '`health.checks."health.d:10-x".verify` cannot be set' in done.stderr
+    assert "Traceback" not in done.stderr
+    (node.folder / "more.toml").write_text("")
+    assert node.updatectl("update").returncode == 0
 
 
 def test_foreign_words_are_told(site: Site, make_node: MakeNode) -> None:

@@ -379,6 +379,7 @@ def slot_script(initrd: Path) -> subprocess.CompletedProcess[str]:
             "BASCULE_RUN": str(initrd / "run"),
             "BASCULE_DEV": str(initrd / "dev"),
             "BASCULE_CMDLINE": str(initrd / "cmdline"),
+            "BASCULE_ETC": str(initrd / "etc"),
             "BASCULE_SELECT": str(initrd / "bascule-select"),
         },
         capture_output=True,
@@ -421,6 +422,10 @@ def test_the_command_line_is_obeyed_and_not_run(initrd: Path) -> None:
         ("root=/dev/bascule/slot rootflags=ro", True),
         ("root=/dev/sda9 mount.usr=PARTUUID=7130c94a-213a-4e5a-8e26-6cce9662f132", False),
         ("x=root=/dev/bascule/slot root=/dev/bascule/slot.old", False),
+        # Added by hand in the boot menu: everybody else obeys the last one, too.
+        ("root=/dev/bascule/slot root=/dev/sda3", False),
+        ("root=/dev/sda9 mount.usr=/dev/bascule/slot mount.usr=/dev/sda3", False),
+        ("root=/dev/sda3 root=/dev/bascule/slot", True),
         ("", False),
     ],
 )
@@ -430,6 +435,18 @@ def test_a_bootloader_that_has_chosen_is_not_asked_again(
     (initrd / "cmdline").write_text(f"{words}\n")
     assert slot_script(initrd).returncode == 0
     assert (initrd / "asked").exists() is asked, "a second try is spent, or none"
+
+
+@pytest.mark.parametrize("name", ["cmdline", "cmdline.d/10-root.conf"])
+def test_dracuts_own_words_count_too_and_before_the_kernels(initrd: Path, name: str) -> None:
+    (initrd / "etc/cmdline.d").mkdir(parents=True)
+    (initrd / "etc" / name).write_text(" root=/dev/bascule/slot bascule.wait=7\n")
+    (initrd / "cmdline").write_text("root=/dev/sda3\n")
+    assert slot_script(initrd).returncode == 0
+    assert not (initrd / "asked").exists()
+    (initrd / "cmdline").write_text("quiet\n")
+    assert slot_script(initrd).returncode == 0
+    assert (initrd / "asked").read_text() == "--wait 7\n"
 
 
 def test_nothing_to_boot_is_an_error(initrd: Path) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -337,9 +338,9 @@ class _Installation:
     # ── events ───────────────────────────────────────────────────────────────────────────────
 
     async def _take(self, parser: PayloadParser, events: list[PayloadEvent]) -> None:
-        pending = list(events)
+        pending = deque(events)
         while pending:
-            event = pending.pop(0)
+            event = pending.popleft()
             match event:
                 case Metadata():
                     manifest = await self._accept(event)

@@ -25,6 +25,9 @@ _NOT_UP_YET = frozenset(
     }
 )
 _CERT_NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID: the host's clock is not set
+_CHUNKED = re.compile(rb"\r\nTransfer-Encoding:[^\r\n]*\bchunked", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,18})\b", re.IGNORECASE)
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[^\r\n]*\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r|$)")
 _PROBE_PACE = Pace(timeout=10, retries=5, interval=5)
 
@@ -116,7 +119,7 @@ class HttpProbe:
         tls: ssl.SSLContext | None = None
         if parts.scheme == "https":
             try:
-                tls = await asyncio.to_thread(self._tls)
+                tls = await asyncio.to_thread(self.tls)
             except OSError as error:
                 return Answer(Outcome.FAIL, f"{self.ca_file} cannot be used ({error})")
         try:
@@ -148,17 +151,27 @@ class HttpProbe:
         if status not in self.statuses:
             attempt.output.add(await reader.read(BODY_LIMIT))
             return Answer(Outcome.FAIL, f"{self.url} answered {status}")
-        if not self.contains:
-            return PASSED
-        body = b""
-        while len(body) < BODY_LIMIT and (data := await reader.read(BODY_LIMIT - len(body))):
-            body += data
-        attempt.output.add(body)
-        if self.contains.encode() in body:
+        if not self.contains or await self._says(self.contains.encode(), head, reader, attempt):
             return PASSED
         return Answer(Outcome.FAIL, f"{self.url} does not say {self.contains!r}")
 
-    def _tls(self) -> ssl.SSLContext:
+    async def _says(
+        self, wanted: bytes, head: bytes, reader: asyncio.StreamReader, attempt: Attempt
+    ) -> bool:
+        """Whether the body has it: looked for as it arrives, for not every server closes in the end."""
+        chunked, length = _CHUNKED.search(head), _LENGTH.search(head)
+        limit = min(BODY_LIMIT, int(length[1])) if length and not chunked else BODY_LIMIT
+        body, ended = b"", False
+        while not ended and len(body) < limit and (data := await reader.read(limit - len(body))):
+            attempt.output.add(data)
+            body += data
+            text, ended = _unchunked(body) if chunked else (body, False)
+            if wanted in text:
+                return True
+        return False
+
+    def tls(self) -> ssl.SSLContext:
+        """What https is spoken with. Raises OSError: `ca_file` cannot be used."""
         context = ssl.create_default_context()
         if self.ca_file:
             context.load_verify_locations(self.ca_file)
@@ -166,6 +179,19 @@ class HttpProbe:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def _unchunked(data: bytes) -> tuple[bytes, bool]:
+    """The text of a chunked body as far as it has come, and whether that is all (RFC 9112, 7.1)."""
+    pieces: list[bytes] = []
+    at = 0
+    while match := _CHUNK.match(data, at):
+        size = int(match[1], 16)
+        if not size:
+            return b"".join(pieces), True
+        pieces.append(data[match.end() : match.end() + size])
+        at = match.end() + size + 2
+    return b"".join(pieces), False
 
 
 async def _connect(

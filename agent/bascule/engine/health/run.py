@@ -32,6 +32,9 @@ async def run(
 ) -> list[CheckResult]:
     """Run `checks` in parallel; results in the order of the checks.
 
+    Once all that are required have ended, the others are not asked again: they hold nobody up for
+    longer than their attempt takes.
+
     Args:
         host: what checks may use.
         clock: monotonic seconds.
@@ -42,11 +45,28 @@ async def run(
     """
     host = host or Host()
     progress = [_Progress(clock()) for _ in checks]
+    decided = asyncio.Event()
+    undecided = sum(check.required for check in checks)
+
+    async def pause(check: Check) -> bool:
+        """Until it is asked again; False if it need not be."""
+        if check.required:
+            await sleep(check.pace.interval)
+            return True
+        both = [
+            asyncio.ensure_future(sleep(check.pace.interval)),
+            asyncio.ensure_future(decided.wait()),
+        ]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _end(both)
+        return not decided.is_set()
 
     async def one(check: Check, at: _Progress) -> CheckResult:
         for turn in range(check.pace.retries + 1):
-            if turn:
-                await sleep(check.pace.interval)
+            if turn and not await pause(check):
+                break
             at.attempt = Attempt()
             at.attempts += 1
             at.answer = await _ask(check, host, at.attempt, sleep)
@@ -56,6 +76,10 @@ async def run(
         result = _result(check, at, clock())
         if on_result:
             on_result(result)
+        nonlocal undecided
+        undecided -= check.required
+        if check.required and not undecided:
+            decided.set()
         return result
 
     tasks = [

@@ -41,7 +41,7 @@ class Script:
 
     Attributes:
         path: the file.
-        name: stable name, ``greenboot:10-db.sh`` or ``health.d:10-db``.
+        name: stable name, ``greenboot:required.d/10-db.sh`` or ``health.d:10-db``.
         argv: how it is run.
         required: whether its failure condemns the boot; no setting changes what the folder says.
         tempfail: exit status 75 means inconclusive (our own directories only).
