@@ -42,7 +42,7 @@ RELEASES: dict[str, tuple[str, Changes]] = {
                 "[Unit]\nJobTimeoutSec=5\n",
                 0o644,
             ),
-            "usr/lib/bascule/bascule.toml": ('[health]\ndeadline = "100s"\n', 0o644),
+            "usr/lib/bascule/bascule.toml": ('[health]\ndeadline = "60s"\n', 0o644),
         },
     ),
     # Healthy until somebody says otherwise, long after the blessing.

@@ -490,14 +490,18 @@ def main() -> int:
         (
             "g",
             "Flatcar's layout: USR-A on /usr, kernels on a vfat /boot",
-            lambda: runner.good("flatcar"),
+            lambda: runner.good("flatcar", full=False),
         ),
         (
             "h",
             "a service fails after the blessing (dracut)",
             lambda: runner.late("dracut"),
         ),
-        ("i", "good update; the slot is /usr (dracut)", lambda: runner.good("usr-dracut")),
+        (
+            "i",
+            "good update; the slot is /usr (dracut)",
+            lambda: runner.good("usr-dracut", full=False),
+        ),
     ]
     asked = [scenario for scenario in plan if scenario[0] in options.only]
     # The long ones first, so that no core is left alone with one of them in the end.
