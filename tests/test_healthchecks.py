@@ -161,7 +161,7 @@ async def test_scripts_have_a_pace_of_their_own(tmp_path: Path) -> None:
         ("health.d:20-b", True, 1),
         ("greenboot:wanted.d/30-c.sh", False, 2),
     ]
-    assert left_out(health) == []
+    assert left_out(health, names_of(health)) == []
 
 
 async def test_two_files_may_speak_of_one_check(tmp_path: Path, refused: int) -> None:
@@ -262,37 +262,32 @@ def systemctl(tmp_path: Path) -> Host:
     return Host(systemctl=str(path), environment={"PATH": os.environ["PATH"]})
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ("", ""),
-        ("max_restarts = 4", ""),
-        ("max_restarts = 3", "web.service keeps failing (4 restarts)"),
-        ("max_restarts = 0\nretries = 2", "web.service keeps failing (4 restarts)"),
-    ],
-)
-async def test_units_and_their_restarts(
-    tmp_path: Path, systemctl: Host, options: str, reason: str
-) -> None:
-    body = f'units = ["web.service"]\n[health.checks."unit:web.service"]\n{options}\n'
-    verdict, _ = await judged(health_of(tmp_path, body), systemctl)
-    assert verdict.reason == reason
+WEB, ALL = 'units = ["web.service"]', "no_failed_units = true"
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("listed", "name", "options", "reason"),
     [
-        ("", "backup-3.service failed"),
-        ('ignore = ["other.service"]', "backup-3.service failed"),
-        ('ignore = ["other.service", "backup-*"]', ""),
-        ('ignore = "backup-3.service"', ""),
-        ("required = false", ""),
+        (WEB, "unit:web.service", "", ""),
+        (WEB, "unit:web.service", "max_restarts = 4", ""),
+        (WEB, "unit:web.service", "max_restarts = 3", "web.service keeps failing (4 restarts)"),
+        (
+            WEB,
+            "unit:web.service",
+            "max_restarts = 0\nretries = 2",
+            "web.service keeps failing (4 restarts)",
+        ),
+        (ALL, "no-failed-units", "", "backup-3.service failed"),
+        (ALL, "no-failed-units", 'ignore = ["other.service"]', "backup-3.service failed"),
+        (ALL, "no-failed-units", 'ignore = ["other.service", "backup-*"]', ""),
+        (ALL, "no-failed-units", 'ignore = "backup-3.service"', ""),
+        (ALL, "no-failed-units", "required = false", ""),
     ],
 )
-async def test_units_that_may_have_failed(
-    tmp_path: Path, systemctl: Host, options: str, reason: str
+async def test_what_may_have_happened_to_units(
+    tmp_path: Path, systemctl: Host, listed: str, name: str, options: str, reason: str
 ) -> None:
-    body = f'no_failed_units = true\n[health.checks."no-failed-units"]\n{options}\n'
+    body = f'{listed}\n[health.checks."{name}"]\n{options}\n'
     verdict, _ = await judged(health_of(tmp_path, body), systemctl)
     assert verdict.reason == reason
 
@@ -336,6 +331,10 @@ REFUSED = [
     (GREEN, "required = false", ".required", "its folder decides it"),
     (OURS, "required = true", ".required", "its folder decides it"),
 ]  # fmt: skip
+
+
+def names_of(health: Health) -> list[str]:
+    return [check.name for check in checks_of(health)]
 
 
 def refusal(root: Path, body: str) -> SettingsError:
@@ -417,13 +416,13 @@ def test_a_table_of_a_check_that_is_not_asked_is_told_and_no_error(tmp_path: Pat
     assert {check.name: check.pace.retries for check in checks_of(health)} == dict.fromkeys(
         asked, 4
     )
-    assert left_out(health) == [
+    assert left_out(health, names_of(health)) == [
         f'`health.checks."{name}"` has no effect, because no such check is asked here'
         for name in not_asked
     ]
     without = dataclasses.replace(health, greenboot=False)
     assert asked[1] not in [check.name for check in checks_of(without)]
-    assert len(left_out(without)) == len(not_asked) + 1
+    assert len(left_out(without, names_of(without))) == len(not_asked) + 1
 
 
 # ── properties ───────────────────────────────────────────────────────────────────────────────

@@ -5,14 +5,13 @@ Files are read, certificates and keys are parsed: this runs in the errand.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from bascule.assembly import DISABLED, Assembly
-from bascule.errors import BasculeError, SettingsError
+from bascule.errors import BasculeError
 from bascule.settings import Settings
 from bascule.updater.status import Status
 
@@ -20,7 +19,7 @@ from bascule.updater.status import Status
 def problems(assembly: Assembly, now: float) -> list[str]:
     """One sentence for each, beginning with the setting's name. Blocks."""
     found: list[str] = []
-    for look in (_clock, _parts, _addresses, _trust, _pairs, _idle, _outdated):
+    for look in (_clock, _parts, _health, _addresses, _trust, _pairs, _idle, _outdated):
         try:
             found += look(assembly, now)
         except BasculeError as error:
@@ -38,17 +37,14 @@ def _clock(assembly: Assembly, now: float) -> Iterator[str]:
 
 
 def _parts(assembly: Assembly, now: float) -> Iterator[str]:
-    """What is only made when it is needed: coordinator, health checks and their tables, TLS."""
+    """What is only made when it is needed: coordinator, TLS."""
     from bascule.circumstances import Circumstances
-    from bascule.engine.health import HttpProbe
     from bascule.engine.transport import Tls
-    from bascule.healthchecks import checks_of, idle_tables
 
     settings = assembly.settings
     server = settings.server
     made: tuple[Callable[[], object], ...] = (
         Circumstances(lambda: assembly, Status, lambda: None, time.time).coordinator,
-        lambda: checks_of(settings.health),
         Tls(server.ca_file, server.client_certificate, server.client_key).context,
     )
     for make in made:
@@ -56,14 +52,22 @@ def _parts(assembly: Assembly, now: float) -> Iterator[str]:
             make()
         except BasculeError as error:
             yield error.detail or str(error)
-    with contextlib.suppress(SettingsError):
-        for check in checks_of(settings.health):
-            if isinstance(check, HttpProbe) and check.ca_file:
-                try:
-                    check.tls()
-                except OSError as error:
-                    yield f"`health.checks`: {check.ca_file} cannot be used ({error})."
-        yield from (f"{sentence}." for sentence in idle_tables(settings.health))
+
+
+def _health(assembly: Assembly, now: float) -> Iterator[str]:
+    """Checks that cannot be made, what they cannot use, and tables of none of them."""
+    from bascule.engine.health import HttpProbe
+    from bascule.healthchecks import checks_of, idle_tables
+
+    health = assembly.settings.health
+    checks = checks_of(health)
+    for check in checks:
+        if isinstance(check, HttpProbe) and check.ca_file:
+            try:
+                check.tls()
+            except OSError as error:
+                yield f"`health.checks`: {check.ca_file} cannot be used ({error})."
+    yield from (f"{idle}." for idle in idle_tables(health, [check.name for check in checks]))
 
 
 def _addresses(assembly: Assembly, now: float) -> Iterator[str]:

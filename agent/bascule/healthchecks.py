@@ -7,7 +7,7 @@ may set, besides its pace; a field whose metadata say why it is ``fixed`` is non
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +70,21 @@ def checks_of(health: Health) -> list[Check]:
     return [_as_told(check, health.checks.get(check.name, {})) for check in every]
 
 
-def left_out(health: Health) -> list[str]:
+def left_out(health: Health, asked: Collection[str]) -> list[str]:
     """A sentence for each file in a directory of checks that is not run (disabled, masked, not
-    executable), and for each table of a check that is not asked. Raises SettingsError."""
-    return [*_found(health).notes, *idle_tables(health)]
+    executable), and for each table of a check that is not `asked`."""
+    return [*_found(health).notes, *idle_tables(health, asked)]
 
 
-def idle_tables(health: Health) -> list[str]:
-    """A sentence for each table of a check that is not asked. Raises SettingsError.
+def idle_tables(health: Health, asked: Collection[str]) -> list[str]:
+    """A sentence for each table of a check that is not asked.
 
     No error: releases differ in their scripts, and a host may not ask what its vendor's file has a
     table for; no release is given up for that.
+
+    Args:
+        asked: names of `checks_of` these settings.
     """
-    if not health.checks:
-        return []
-    asked = {check.name for check in [*_listed(health, Pace()), *_found(health).checks]}
     return [
         f"`{_key(name)}` has no effect, because no such check is asked here"
         for name in health.checks

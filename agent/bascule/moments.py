@@ -118,7 +118,7 @@ async def _note_health(
     await asyncio.to_thread(
         remember_health, assembly.ledger(), boot, verdict, results, int(clocks.wall())
     )
-    skipped = left_out(assembly.settings.health)
+    skipped = left_out(assembly.settings.health, [result.name for result in results])
     await remember(
         assembly,
         "health",
