@@ -73,6 +73,7 @@ class Bench:
             "workers": min(4, os.cpu_count() or 1),
             **more,
         }
+        limits.warm(Path(payload.path))
         done = subprocess.run(
             [sys.executable, str(HERE / "subject.py")],
             input=json.dumps(job) + "\n",

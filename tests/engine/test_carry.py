@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bascule.engine.aligned import PIECE
 from bascule.engine.carry import Ground, carry_out, check_blob, fitted
-from bascule.engine.device import PIECE, open_source, open_target
+from bascule.engine.device import open_source, open_target
 from bascule.engine.order import Run, Step
 from bascule.engine.region import Region
 from bascule.errors import OperationFailed, OperationHashMismatch, OperationHashMissing

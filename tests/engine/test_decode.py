@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bascule.engine import decode
+from bascule.engine.aligned import ROOM
 from bascule.engine.decode import PIECE, SUPPORTED, produce
 from bascule.errors import OperationFailed, UnsupportedOperation
 from bascule.formats.manifest import Extent, Operation, OperationType
@@ -69,9 +70,21 @@ def run(
     length: int | None = None,
     source: bytes = b"",
 ) -> bytes:
-    return b"".join(
-        produce(operation(kind, blob, blocks, length), blob, Held(source), blocks * BLOCK)
-    )
+    """In pieces, and into memory at once where that is possible: with the same end."""
+    made = operation(kind, blob, blocks, length)
+    memory = memoryview(bytearray(ROOM))
+    ends: list[bytes | OperationFailed] = []
+    for into in (None, memory):
+        try:
+            pieces = produce(made, blob, Held(source), blocks * BLOCK, into=into)
+            ends.append(b"".join(pieces))
+        except OperationFailed as error:
+            ends.append(error)
+    first, second = ends
+    assert str(first) == str(second)
+    if isinstance(first, OperationFailed):
+        raise first
+    return first
 
 
 @pytest.mark.parametrize("kind", PACK)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bascule.engine import device as module
+from bascule.engine.aligned import PIECE
 from bascule.engine.claim import Claim, place, refuse_booted, refuse_mounted
-from bascule.engine.device import PIECE, Device, open_source, open_target
+from bascule.engine.device import Device, open_source, open_target
 from bascule.engine.region import Region
 from bascule.errors import (
     DeviceInUse,
@@ -380,10 +380,6 @@ def test_a_loop_device_is_held_alone_and_refused_while_mounted(tmp_path: Path) -
             open_target(Region(loop), booted=[Region(image, 0, 10)])
     finally:
         subprocess.run(["losetup", "-d", str(loop)], check=False)
-
-
-def test_threads_have_buffers_of_their_own() -> None:
-    assert len(module._buffers().ours) == len(module._buffers().theirs) == PIECE
 
 
 def test_a_slot_with_nothing_in_common_is_not_read_to_the_end(

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bascule.engine.device import PIECE, Device
+from bascule.engine.aligned import PIECE
+from bascule.engine.device import Device
 from bascule.engine.region import Region
 from bascule.engine.stream import Announced, Installed
 from bascule.engine.verify import Begun, ReadBehind, read_back

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from bascule.engine import sources
+from bascule.engine.aligned import PIECE
 from bascule.engine.carry import Checked
-from bascule.engine.device import PIECE, Device
+from bascule.engine.device import Device
 from bascule.engine.region import Region
 from bascule.engine.sources import check_source, hashed_bytes
 from bascule.errors import PartsMissing, SourceMismatch, Stopped

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from bascule.engine.aligned import PIECE
 from bascule.engine.carry import Ground, Outcome, carry_out, keep
 from bascule.engine.checkpoint import CheckpointStore
-from bascule.engine.device import PIECE
 from bascule.engine.order import Order, Step
 from bascule.engine.thread import finished
 from bascule.errors import Stopped

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from bascule.engine.aligned import PIECE, mine
 from bascule.engine.checkpoint import CheckpointStore, Journal
 from bascule.engine.decode import Source, produce
-from bascule.engine.device import PIECE, Device
+from bascule.engine.device import Device
 from bascule.engine.order import Run, Step
 from bascule.errors import (
     OperationFailed,
@@ -114,7 +115,7 @@ def carry_out(
         # Once is enough: that it did not change since is what the read-back shows.
         source = runs if ground.checked.proven else _checked(operation, runs)
         writer = Writer(operation, ground)
-        for piece in _produced(operation, blob, source, ground.block):
+        for piece in _produced(operation, blob, source, ground.block, into=mine().ours):
             writer.push(piece)
         writer.finish()
         if step.bare:
@@ -126,7 +127,7 @@ def decoded(step: Step, blob: bytes, block: int, source: Device | None) -> Itera
     """What an operation that reads nothing from the target would write, checked likewise."""
     check_blob(step.operation, blob)
     runs = _checked(step.operation, Runs(step, block, None, source, None))
-    return _produced(step.operation, blob, runs, block)
+    return (bytes(piece) for piece in _produced(step.operation, blob, runs, block))
 
 
 def check_source_of(
@@ -156,9 +157,15 @@ def spans(extents: Iterable[Extent], block: int) -> list[tuple[int, int]]:
     return [(extent.start * block, extent.blocks * block) for extent in extents]
 
 
-def _produced(operation: Operation, blob: bytes, source: Source, block: int) -> Iterator[bytes]:
+def _produced(
+    operation: Operation,
+    blob: bytes,
+    source: Source,
+    block: int,
+    into: memoryview | None = None,
+) -> Iterator[bytes | memoryview]:
     room = sum(extent.blocks for extent in operation.target) * block
-    return produce(operation, blob, source, room)
+    return produce(operation, blob, source, room, into=into)
 
 
 class Runs:
@@ -324,13 +331,14 @@ class Writer:
         self._inside = 0
         self._rest = b""
 
-    def push(self, piece: bytes) -> None:
+    def push(self, piece: bytes | memoryview) -> None:
         """The next bytes."""
         if self._rest:
             piece = self._rest + piece
         whole = len(piece) - len(piece) % self._ground.block
+        # Kept before anything is written: the piece may lie in the memory that is written from.
+        self._rest = bytes(piece[whole:])
         self._lay(memoryview(piece)[:whole])
-        self._rest = piece[whole:]
 
     def finish(self) -> None:
         """No more bytes: the last one's block is filled with zeros."""

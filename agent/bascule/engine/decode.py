@@ -14,6 +14,7 @@ from typing import Protocol
 
 import brotli
 
+from bascule.engine.at_once import zstd_at_once
 from bascule.errors import BasculeError, OperationFailed, UnsupportedOperation
 from bascule.formats.bsdiff import apply_patch
 from bascule.formats.manifest import Operation, OperationType
@@ -64,13 +65,22 @@ class Source(Protocol):
         """Exactly `length` bytes."""
 
 
-def produce(operation: Operation, blob: bytes, source: Source, room: int) -> Iterator[bytes]:
+def produce(
+    operation: Operation,
+    blob: bytes,
+    source: Source,
+    room: int,
+    *,
+    into: memoryview | None = None,
+) -> Iterator[bytes | memoryview]:
     """The bytes that `operation` lays over its target extents, in order.
 
     Args:
         blob: its data, already checked against its hash.
         source: what it reads; empty for operations that read nothing.
         room: bytes that the target extents hold.
+        into: memory that an operation may be decoded into at once, if it fits (`engine.at_once`).
+            What is yielded then lies there, and is overwritten by whoever uses it next.
 
     Raises:
         OperationFailed: the data are damaged, too long, or shorter than the format allows.
@@ -79,7 +89,7 @@ def produce(operation: Operation, blob: bytes, source: Source, room: int) -> Ite
     limit = room if wanted is None else min(room, wanted)
     done = 0
     try:
-        for piece in _pieces(operation, blob, source, limit):
+        for piece in _pieces(operation, blob, source, limit, into):
             done += len(piece)
             if done > limit:
                 raise OperationFailed(
@@ -101,7 +111,9 @@ def produce(operation: Operation, blob: bytes, source: Source, room: int) -> Ite
         )
 
 
-def _pieces(operation: Operation, blob: bytes, source: Source, limit: int) -> Iterator[bytes]:
+def _pieces(
+    operation: Operation, blob: bytes, source: Source, limit: int, into: memoryview | None
+) -> Iterator[bytes | memoryview]:
     match operation.type:
         case OperationType.REPLACE:
             return iter((blob,))
@@ -111,6 +123,10 @@ def _pieces(operation: Operation, blob: bytes, source: Source, limit: int) -> It
             xz = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
             return _decompress(xz, blob, limit)
         case OperationType.REPLACE_ZSTD:
+            if into is not None and limit <= len(into) and (at_once := zstd_at_once()):
+                made = at_once(blob, into[:limit])
+                if made is not None:
+                    return iter((into[:made],))
             window: dict[int, int] = {DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
             return _decompress(ZstdDecompressor(options=window), blob, limit)
         case OperationType.ZERO | OperationType.DISCARD:

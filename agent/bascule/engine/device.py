@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bascule.engine.aligned import PIECE, address, mine
 from bascule.engine.claim import Claim, refuse_booted, refuse_mounted
 from bascule.engine.region import Region
 from bascule.errors import DeviceOpenError, NotEnoughSpace, Stopped, StorageError
 
 if TYPE_CHECKING:
+    import mmap
+
     Bytes = bytes | bytearray | memoryview | mmap.mmap
 
 ALIGNMENT = 4096
 """Bytes; what ``O_DIRECT`` wants of offset, length and memory on every device in use."""
-
-PIECE = 1 << 20
-"""Bytes moved in one go, and the size of each thread's two aligned buffers."""
 
 _ZEROS = bytes(PIECE)
 _PROBES = (0, 1000, 2000, 3000)
@@ -36,38 +35,6 @@ _DIRECT_RUNS = 4
 _HOPELESS = 8 << 20
 """Bytes without one equal block after which what is there is read only now and then: looking for
 the same again would cost a read of the whole slot to save no write."""
-
-
-class _Buffers:
-    """Two page-aligned buffers: one for our bytes, one for what is there."""
-
-    def __init__(self) -> None:
-        import ctypes  # not in the daemon, which writes nothing
-
-        self.ours = mmap.mmap(-1, PIECE)
-        self.theirs = mmap.mmap(-1, PIECE)
-        self._addresses = [
-            ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in (self.ours, self.theirs)
-        ]
-        self._memcmp = ctypes.CDLL(None).memcmp
-        self._memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-
-    def equal(self, length: int) -> bool:
-        """Whether both begin with the same `length` bytes: `==` of Python would copy one of them
-        first, or compare byte by byte."""
-        return bool(self._memcmp(*self._addresses, length) == 0)
-
-
-_threads = threading.local()
-
-
-def _buffers() -> _Buffers:
-    """This thread's own."""
-    try:
-        found: _Buffers = _threads.buffers
-    except AttributeError:
-        found = _threads.buffers = _Buffers()
-    return found
 
 
 class Device:
@@ -201,12 +168,12 @@ class Device:
             StorageError: past the end, or the device fails.
         """
         digest = hashlib.sha256()
-        buffer = _buffers().theirs
+        buffer = mine().theirs
         for offset, length in spans:
             for start in range(0, length, PIECE):
                 if stop is not None and stop.is_set():
                     raise Stopped
-                with memoryview(buffer)[: min(PIECE, length - start)] as view:
+                with buffer[: min(PIECE, length - start)] as view:
                     self.read_into(offset + start, view)
                     digest.update(view)
         return digest.digest()
@@ -257,35 +224,35 @@ class Device:
         self.flushes += 1
 
     def _update_piece(self, offset: int, piece: memoryview, block: int) -> int:
-        # Aligned memory, from which a run can be written as it is.
-        buffers = _buffers()
-        buffers.ours[: len(piece)] = piece
-        runs = list(self._differing(offset, len(piece), block))
+        ours = mine().take(piece)
+        at = address(ours)
+        runs = list(self._differing(offset, ours, block))
         direct = self._direct is not None and len(runs) <= _DIRECT_RUNS
         for start, end in runs:
-            aligned = direct and start % ALIGNMENT == 0
-            self._write(offset + start, memoryview(buffers.ours)[start:end], aligned)
+            aligned = direct and (at + start) % ALIGNMENT == 0
+            self._write(offset + start, ours[start:end], aligned)
         if runs:
             self.dirty = True
         return sum(end - start for start, end in runs)
 
-    def _differing(self, offset: int, length: int, block: int) -> Iterator[tuple[int, int]]:
+    def _differing(self, offset: int, ours: memoryview, block: int) -> Iterator[tuple[int, int]]:
+        length = len(ours)
         if self._apart >= _HOPELESS and self._apart % _HOPELESS >= length:
             self._apart += length
             yield (0, length)
             return
-        buffers = _buffers()
-        ours, theirs = buffers.ours, buffers.theirs
+        memory = mine()
+        theirs = memory.theirs[:length]
         try:
-            self._peek(offset, memoryview(theirs)[:length])
+            self._peek(offset, theirs)
         except StorageError:
             # An unreadable block may well take a write; the read-back has the last word.
             yield (0, length)
             return
-        if buffers.equal(length):
+        if memory.equal(ours):
             self._apart = 0
             return
-        known = _unequal(memoryview(ours)[:length], memoryview(theirs)[:length], block)
+        known = _unequal(ours, theirs, block)
         if 0 not in known:
             self._apart += length
             yield (0, length)
@@ -294,7 +261,7 @@ class Device:
         for number, unequal in enumerate(known):
             at = number * block
             end = min(at + block, length)
-            if unequal or ours[at:end] != theirs[at:end]:
+            if unequal or bytes(ours[at:end]) != bytes(theirs[at:end]):
                 start = at if start is None else start
                 continue
             self._apart = 0

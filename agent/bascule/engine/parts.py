@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bascule.engine.aligned import PIECE
 from bascule.engine.carry import Checked, Ground
 from bascule.engine.claim import refuse_booted, shared
-from bascule.engine.device import PIECE, Device, open_source, open_target
+from bascule.engine.device import Device, open_source, open_target
 from bascule.engine.newfile import NewFile, partial_path
 from bascule.engine.region import Region
 from bascule.engine.room import Want, shortfalls

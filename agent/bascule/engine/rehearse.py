@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from bascule.engine.aligned import PIECE
 from bascule.engine.carry import Ground, carry_out, decoded
-from bascule.engine.device import PIECE, Device, open_source, open_target
+from bascule.engine.device import Device, open_source, open_target
 from bascule.engine.order import Order, Step
 from bascule.engine.region import Region
 from bascule.errors import SlotMismatch, SourceMismatch, StorageError

@@ -19,10 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
+from bascule.engine.aligned import PIECE
 from bascule.engine.boot import ClearedSlot
 from bascule.engine.checkpoint import CheckpointStore
 from bascule.engine.claim import shared
-from bascule.engine.device import PIECE, Device, open_source
+from bascule.engine.device import Device, open_source
 from bascule.engine.region import Region
 from bascule.engine.thread import finished, in_thread
 from bascule.errors import (
