@@ -8,6 +8,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -92,11 +93,15 @@ def daemon(work: Path) -> Iterator[Idle]:
 
 
 def measure_idle(work: Path, starts: int, seconds: float) -> dict[str, Any]:
-    """RSS, CPU to READY (medians of `starts`), and wake-ups in the last one's idle `seconds`."""
-    rss, cpu, wakes = [], [], 0
+    """RSS, CPU to READY (medians of `starts`), and wake-ups in the last one's idle `seconds`.
+
+    Beside them what a Python takes that does nothing: it tells a slow day from a slow daemon.
+    """
+    rss, cpu, bare, wakes = [], [], [], 0
     with daemon(work):
         pass  # the first one compiles
     for number in range(starts):
+        bare.append(_bare_s())
         with daemon(work) as idle:
             cpu.append(idle.ready_cpu_s)
             time.sleep(5)
@@ -108,10 +113,17 @@ def measure_idle(work: Path, starts: int, seconds: float) -> dict[str, Any]:
     return {
         "rss": statistics.median(rss),
         "cpu_s": statistics.median(cpu),
+        "bare_s": statistics.median(bare),
         "wakes": wakes,
         "wakes_per_minute": wakes * 60 / seconds,
         "seconds": seconds,
     }
+
+
+def _bare_s() -> float:
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", "pass"], os.environ)
+    _, _, usage = os.wait4(pid, 0)
+    return usage.ru_utime + usage.ru_stime
 
 
 def measure_status(work: Path, runs: int) -> dict[str, Any]:
