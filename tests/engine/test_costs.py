@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bascule.engine import decode
 from bascule.engine.apply import BUDGET
 from bascule.engine.boot.files import clear_files
 from bascule.engine.checkpoint import CheckpointStore
@@ -117,7 +118,9 @@ class Ground:
         return installed.stats
 
 
-def _ground(folder: Path, mib: int, *, major: int = 2, delta: bool = False) -> Ground:
+def _ground(
+    folder: Path, mib: int, *, major: int = 2, delta: bool = False, codec: str = "raw"
+) -> Ground:
     folder.mkdir(exist_ok=True)
     rng = random.Random(mib)
     image, old = folder / "image", None
@@ -133,7 +136,7 @@ def _ground(folder: Path, mib: int, *, major: int = 2, delta: bool = False) -> G
         folder / "payload",
         major=major,
         keys=[load_signing_key(private)],
-        codecs=["raw"],
+        codecs=[codec],
     )
     return Ground(folder, packed, image, public.read_bytes(), old)
 
@@ -192,6 +195,20 @@ async def test_flushes_grow_with_the_interval_and_not_with_the_operations(
     assert 1 <= stats.checkpoints <= 24 // 8 + 2
     assert costs.flushes <= stats.checkpoints + 2
     assert costs.durable <= 2 * (stats.checkpoints + 2) + 4
+
+
+async def test_zstd_needs_no_decoder_that_works_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is decoded into the memory that is written from: no window, no blocks, no joining."""
+    made: list[object] = []
+    monkeypatch.setattr(decode, "ZstdDecompressor", lambda **options: made.append(options))
+    ground = _ground(tmp_path / "ground", 6, codec="zstd")
+    ground.slot.write_bytes(b"\xaa" * 6 * MIB)
+    stats = await ground.install()
+    assert stats.written == 6 * MIB
+    assert set(ground.packed.operations) == {"REPLACE_ZSTD"}
+    assert not made
 
 
 async def test_threads_are_the_workers_and_a_few_more(tmp_path: Path, costs: Costs) -> None:

@@ -1,7 +1,7 @@
 """zstd, decoded by one call straight into the memory that the slot is written from.
 
 Python's decompressor keeps a window of its own, collects what it makes in blocks and joins them: a
-fifth of the time of a zstd payload (decisions/0008). libzstd can do without, where all of an
+fifth of the processor time of a zstd payload (decisions/0008). libzstd can do without, where all of an
 operation fits into the place that it is to have. It is reached by ctypes through the extension
 module that Python's decompressor is, so that it is the same library or none. Without it, and for
 whatever is not one whole undamaged frame that fits, the answer is None, and the way in pieces
