@@ -466,3 +466,20 @@ def test_the_password_agent_is_waited_for_and_ended(
     script.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert _password_agent() is None
+
+
+@pytest.mark.parametrize("wished", [None, "", "40", " 132 ", "0", "-3", "x", "9" * 5000])
+def test_help_is_as_wide_as_python_would_make_it(
+    wished: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from bascule.faces.cli import verbs
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if wished is not None:
+        monkeypatch.setenv("COLUMNS", wished)
+    monkeypatch.setattr(sys, "__stdout__", None)
+    assert verbs._columns() == shutil.get_terminal_size().columns
+    monkeypatch.undo()
+    assert verbs._columns() > 0
