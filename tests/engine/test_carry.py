@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,11 @@ from bascule.engine.order import Run, Step
 from bascule.engine.region import Region
 from bascule.errors import OperationFailed, OperationHashMismatch, OperationHashMissing
 from bascule.formats.manifest import HOLE, Extent, Operation, OperationType
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BLOCK = 4096
 
@@ -124,6 +132,37 @@ def test_data_that_end_early_fill_their_block_and_leave_the_rest(tmp_path: Path)
     assert found[BLOCK : 3 * BLOCK] == blob.ljust(2 * BLOCK, b"\0")
     assert found[3 * BLOCK :] == old[3 * BLOCK :]
     assert found[:BLOCK] == b"\xee" * BLOCK
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 1 << 32), blocks=st.integers(1, 560), exact=st.booleans())
+def test_zstd_lies_over_its_extents_wherever_they_begin(
+    seed: int, blocks: int, exact: bool, tmp_path: Path
+) -> None:
+    """In one call or in pieces (2 MiB are 512 blocks), over blocks of which some are right already."""
+    rng = random.Random(seed)
+    data = b"".join(rng.randbytes(64) * (BLOCK // 64) for _ in range(blocks))
+    data = data if exact else data[: -rng.randrange(1, BLOCK)]
+    cuts = sorted({0, blocks, *(rng.randrange(blocks) for _ in range(rng.randrange(6)))})
+    runs = [(start, end - start) for start, end in itertools.pairwise(cuts)]
+    rng.shuffle(runs)
+    size = blocks * BLOCK
+    place = ground(tmp_path, size)
+    wanted = bytearray(size)
+    extents, at = [], 0
+    for start, length in runs:
+        extents.append(Extent(start, length))
+        piece = data[at * BLOCK : (at + length) * BLOCK].ljust(length * BLOCK, b"\0")
+        wanted[start * BLOCK : (start + length) * BLOCK] = piece
+        at += length
+    for block in rng.sample(range(blocks), rng.randrange(blocks + 1)):
+        place.target.update(block * BLOCK, wanted[block * BLOCK : (block + 1) * BLOCK])
+    blob = zstd.compress(data)
+    made = replace(replace_of(blob, extents, exact=exact), type=OperationType.REPLACE_ZSTD)
+    done = carry_out(alone(made), blob, place)
+    place.target.close()
+    assert around(tmp_path, size) == wanted
+    assert done.written + done.skipped == size
 
 
 def test_an_old_image_larger_than_the_target_keeps_nothing_behind_its_end(tmp_path: Path) -> None:
