@@ -27,6 +27,8 @@ _ABC = bytes.fromhex("28b52ffd2003190000616263")
 
 _MAGIC = _ABC[:4]
 _SINGLE_SEGMENT = 0x20
+_WINDOW_LOGS = range(17, 27)
+"""From the largest block there is, 128 KiB, to less than 128 MiB."""
 
 
 @functools.cache
@@ -34,8 +36,8 @@ def zstd_at_once() -> Decoder | None:
     """What decodes a zstd frame at once here, or None.
 
     The decoder takes a frame and writable memory. It gives the bytes made, or None if the frame is
-    damaged, is not all there is, wants a window of 128 MiB or more, or makes more than the memory
-    holds; then the memory holds anything.
+    damaged, is not all there is, has a window of 128 MiB or more or one that its blocks might not fit
+    into, or makes more than the memory holds; then the memory holds anything.
     """
     try:
         decode = _bind(_library("_zstd" if sys.version_info >= (3, 14) else "backports.zstd._zstd"))
@@ -65,10 +67,10 @@ def _bind(library: ctypes.CDLL) -> Decoder:
     decompress.argtypes = [ctypes.c_void_p, size, ctypes.c_char_p, size]
 
     def decode(frame: bytes, out: memoryview) -> int | None:
-        # A window that other decoders refuse is refused here too, though none is needed.
+        # Though no window is needed: the other way refuses large ones, and blocks larger than it.
         if len(frame) < 6 or frame[:4] != _MAGIC:
             return None
-        if not frame[4] & _SINGLE_SEGMENT and (frame[5] >> 3) + 10 >= 27:
+        if not frame[4] & _SINGLE_SEGMENT and (frame[5] >> 3) + 10 not in _WINDOW_LOGS:
             return None
         # Errors are numbers just below 2 to the width of size_t: larger than any length.
         if measure(frame, len(frame)) != len(frame):
